@@ -1,0 +1,1 @@
+"""The harness of Lethe: data, training, unlearning runs, judging and reports."""

@@ -1,0 +1,82 @@
+"""The command line: one sub-command a stage, and `check` and `verify`.
+
+Every sub-command reads and checks params.yaml first. A `BadInput` is printed as its message alone,
+with exit status 1.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+from bench import config, jobs
+from bench.config import Params
+from bench.errors import BadInput
+
+STAGES = {  # sub-command -> its positional arguments
+    "data": ("benchmark",),
+    "train": ("benchmark",),
+    "unlearn": ("benchmark", "method"),
+    "attack": ("benchmark", "method"),
+    "leaderboard": (),
+    "timings": (),
+    "figures": (),
+}
+JUDGING = {"attack", "leaderboard", "timings", "figures"}  # need no torch, and don't import it
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    if options.workers is not None:
+        os.environ[jobs.WORKERS] = str(options.workers)
+    try:
+        print(run(options), flush=True)
+    except BadInput as error:
+        print(f"lethe: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lethe: stopped; stages that had finished are kept, `dvc repro` goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace) -> str:
+    params = config.load()
+    if options.command not in JUDGING:
+        check_methods(params)
+    if options.command == "check":
+        return f"{config.PARAMS}: {len(params.run)} of {len(params.benchmarks)} benchmarks to run, methods " + ", ".join(
+            params.methods
+        )
+    if options.command == "verify":
+        from bench import verify
+
+        return verify.run(params, options.runs)
+    stage = importlib.import_module(f"bench.stages.{options.command}")
+    names = [getattr(options, argument) for argument in STAGES[options.command]]
+    return f"{' '.join([options.command, *names])}: {stage.run(params, *names)}"
+
+
+def check_methods(params: Params) -> None:
+    import methods
+
+    if found := methods.check(params):
+        raise BadInput("\n".join(found))
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    root.add_argument("--workers", type=int, help=f"worker processes (default: {jobs.WORKERS}, else one a core)")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for stage, names in STAGES.items():
+        sub = commands.add_parser(stage, help=f"run the stage `{stage}`")
+        for name in names:
+            sub.add_argument(name)
+    commands.add_parser("check", help="say all that is wrong with params.yaml")
+    verify = commands.add_parser("verify", help="run a sample of finished runs again and compare hashes")
+    verify.add_argument("--runs", type=int, default=10, help="how many runs to repeat (default: 10)")
+    return root
+
+
+if __name__ == "__main__":
+    sys.exit(main())

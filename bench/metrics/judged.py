@@ -1,0 +1,79 @@
+"""One run's predictions -> its metrics, in float64 and without torch.
+
+`Judged` holds what every metric reads: logits and labels of the three splits, the forget set, the
+forgotten classes. Metrics are functions of it, gathered by name in `bench.metrics.METRICS`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import log_softmax
+
+from bench.datasets import Dataset
+from bench.forget import Target
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples' logits, float64 [n, classes], and labels, int64 [n]."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Part":
+        return Part(self.logits[chosen], self.labels[chosen])
+
+    @cached_property
+    def log_confidence(self) -> np.ndarray:
+        """Log of the softmax probability of the true class, [n]; minus it is the cross-entropy loss."""
+        return log_softmax(self.logits, axis=1)[np.arange(len(self)), self.labels]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the largest logit is the true class's, bool [n]; the first of equal ones counts."""
+        return self.logits.argmax(axis=1) == self.labels
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run's predictions, cut along its request.
+
+    Attributes:
+        forget_train, retain_train: the training samples to be forgotten, and the others.
+        forget_test, retain_test, forget_validation, retain_validation: for a request that forgets
+            whole classes, samples of those classes and of the others; for other requests
+            everything is 'retain'.
+        whole_classes: whether the request forgets whole classes.
+    """
+
+    forget_train: Part
+    retain_train: Part
+    forget_test: Part
+    retain_test: Part
+    forget_validation: Part
+    retain_validation: Part
+    whole_classes: bool
+
+    @classmethod
+    def of(cls, logits: dict[str, np.ndarray], dataset: Dataset, target: Target) -> "Judged":
+        """Cut the logits of 'train', 'validation' and 'test', float [n, classes] each."""
+        train, validation, test = (
+            Part(logits[split].astype(np.float64), getattr(dataset, split).labels)
+            for split in ("train", "validation", "test")
+        )
+        forgotten = np.zeros(len(train), dtype=bool)
+        forgotten[target.indices] = True
+        gone_test, gone_validation = (np.isin(part.labels, target.classes) for part in (test, validation))
+        return cls(
+            forget_train=train[forgotten],
+            retain_train=train[~forgotten],
+            forget_test=test[gone_test],
+            retain_test=test[~gone_test],
+            forget_validation=validation[gone_validation],
+            retain_validation=validation[~gone_validation],
+            whole_classes=bool(target.classes),
+        )

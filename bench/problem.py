@@ -1,0 +1,233 @@
+"""What a method is handed: the forget, retain and validation data, and all that it may draw from.
+
+In the suite a stage makes the problem of a run; in a notebook `Problem.from_tensors` does.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import Recipe
+from bench.seeds import Key, derive, torch_generator
+from bench.training import Order, Samples, View, shuffled
+
+
+class Meter:
+    """Counts, in samples, what a method reads and what passes forward and backward.
+
+    Counting goes by hooks on the model, so it holds for whatever a method does, copies included, and
+    ends when the meter closes. The counts depend on code and parameters alone, never on the machine.
+    """
+
+    def __init__(self) -> None:
+        self.forward = 0
+        self.backward = 0
+        self.read: dict[str, Any] = defaultdict(int)
+        self.open = False
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Count this model's passes (and those of its copies) while the meter is open."""
+
+        def passed(module: nn.Module, inputs: Any, output: Tensor) -> None:  # a closure: copied by reference
+            if self.open:
+                self.forward += len(output)
+                if output.requires_grad:
+                    output.register_hook(came_back)
+
+        def came_back(gradient: Tensor) -> None:
+            self.backward += len(gradient)
+
+        model.register_forward_hook(passed)
+        return model
+
+    @contextmanager
+    def running(self) -> Iterator["Meter"]:
+        self.open = True
+        try:
+            yield self
+        finally:
+            self.open = False
+
+    def counts(self) -> dict[str, Any]:
+        read = {name: int(count) for name, count in sorted(self.read.items()) if int(count)}
+        return {"forward": self.forward, "backward": self.backward, "read": read}
+
+
+class UndeclaredAccess(Exception):
+    """A method read data that its card does not name."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One unlearning task: forget these samples, keep what the others taught.
+
+    Attributes:
+        views: 'forget', 'retain' and, if there is any, 'validation' data; use the properties.
+        classes: how many outputs the network has.
+        forgotten_classes: classes of which every training sample is to be forgotten.
+        recipe: how the original was trained; retraining follows it.
+        build: seed -> a freshly initialised network; retraining needs it.
+        key: what every draw of this run derives from.
+        base_order: the order in which the original met the training samples.
+        allowed: the data that the method's card names; reading other data raises UndeclaredAccess.
+        notes: what a method wants recorded of its run (chosen hyperparameters), JSON values.
+    """
+
+    views: dict[str, View]
+    classes: int
+    forgotten_classes: tuple[int, ...]
+    recipe: Recipe | None
+    build: Callable[[int], nn.Module] | None
+    key: Key
+    base_order: Order
+    allowed: frozenset[str] = frozenset({"forget", "retain", "validation"})
+    meter: Meter = field(default_factory=Meter)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forget(self) -> View:
+        """The samples to be forgotten."""
+        return self._view("forget")
+
+    @property
+    def retain(self) -> View:
+        """The rest of the training set."""
+        return self._view("retain")
+
+    @property
+    def validation(self) -> View:
+        """Data held out of training, of all classes: hyperparameters are chosen on it."""
+        return self._view("validation")
+
+    def _view(self, name: str) -> View:
+        if name not in self.allowed:
+            raise UndeclaredAccess(f"the method reads {name} data, but its card's `reads` does not name it")
+        if name not in self.views:
+            raise ValueError(f"this problem has no {name} data; give it to Problem.from_tensors")
+        return self.views[name]
+
+    def only(self, reads: Iterable[str]) -> "Problem":
+        """The same problem, with only the named data open to reading."""
+        return replace(self, allowed=frozenset(reads))
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator for one purpose of this run."""
+        return torch_generator(*self.key, purpose)
+
+    def fresh_model(self) -> nn.Module:
+        """A newly initialised network, every parameter and buffer drawn or set anew.
+
+        Raises:
+            ValueError: the problem does not know how to build one.
+        """
+        if self.build is None:
+            raise ValueError("retraining needs a fresh network: pass build=lambda seed: ... to Problem.from_tensors")
+        device = self.views["retain"].samples.labels.device
+        return self.meter.attach(self.build(derive(*self.key, "initialisation")).to(device))
+
+    @classmethod
+    def from_tensors(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        forget: Tensor,
+        *,
+        validation: tuple[Tensor, Tensor] | None = None,
+        classes: int | None = None,
+        seed: int = 0,
+        order: Tensor | None = None,
+        recipe: Recipe | None = None,
+        build: Callable[[int], nn.Module] | None = None,
+    ) -> "Problem":
+        """A problem from one's own tensors, on the device and in the dtype that they have.
+
+        Args:
+            images: the training set as the network takes it, floating point [n, ...]. The network
+                must be of the same dtype.
+            labels: int64 [n].
+            forget: positions in the training set, int64 [f], or a boolean mask [n].
+            validation: images and labels held out of training.
+            classes: outputs of the network; by default the largest label plus one.
+            seed: what every draw derives from.
+            order: int64 [n], a permutation of the training set in which every epoch visits it (the
+                samples of other sets are skipped); by default each epoch draws its own.
+            recipe, build: for retraining: how to train, and seed -> a fresh network.
+
+        Raises:
+            ValueError: lengths disagree, a position is outside the training set or stands twice, or
+                the forget set is empty or everything.
+        """
+        n = len(labels)
+        rows = forget.nonzero().flatten() if forget.dtype == torch.bool else forget.long()
+        if len(images) != n:
+            raise ValueError(f"{len(images)} images and {n} labels")
+        if forget.dtype == torch.bool and len(forget) != n:
+            raise ValueError(f"the forget mask has {len(forget)} entries for {n} samples")
+        if len(rows) and not (0 <= int(rows.min()) and int(rows.max()) < n):
+            raise ValueError(f"forget positions must lie within 0 and {n - 1}")
+        if len(rows.unique()) != len(rows):
+            raise ValueError("a forget position stands twice")
+        if not 0 < len(rows) < n:
+            raise ValueError(f"the forget set has {len(rows)} of {n} samples; it must be neither empty nor everything")
+        if order is not None and not torch.equal(order.sort().values.cpu(), torch.arange(n)):
+            raise ValueError(f"order must be a permutation of 0 to {n - 1}")
+        return problem(
+            Samples(images, labels.long()),
+            rows,
+            validation=None if validation is None else Samples(validation[0], validation[1].long()),
+            classes=classes or int(labels.max()) + 1,
+            key=("notebook", seed),
+            base_order=shuffled(n, ("notebook", seed)) if order is None else lambda epoch: order,
+            order=None if order is None else lambda epoch: order,
+            recipe=recipe,
+            build=build,
+        )
+
+
+def problem(
+    samples: Samples,
+    forget: Tensor,
+    *,
+    validation: Samples | None,
+    classes: int,
+    key: Key,
+    base_order: Order,
+    order: Order | None = None,
+    recipe: Recipe | None = None,
+    build: Callable[[int], nn.Module] | None = None,
+) -> Problem:
+    """The problem of forgetting some rows of the training samples."""
+    n, device = len(samples), samples.labels.device
+    forgotten = torch.zeros(n, dtype=torch.bool, device=device)
+    forgotten[forget.to(device)] = True
+    order = order or shuffled(n, key)
+    meter = Meter()
+
+    def read_training(part: Tensor) -> None:
+        if meter.open:  # sums stay on the device; a view may unite both sets
+            gone = forgotten[part].sum()
+            meter.read["forget"] += gone
+            meter.read["retain"] += len(part) - gone
+
+    def read_validation(part: Tensor) -> None:
+        if meter.open:
+            meter.read["validation"] += len(part)
+
+    views = {
+        "forget": View(samples, forgotten.nonzero().flatten(), order, key, on_read=read_training),
+        "retain": View(samples, (~forgotten).nonzero().flatten(), order, key, on_read=read_training),
+    }
+    if validation is not None:
+        m, held_out = len(validation), (*key, "validation")
+        views["validation"] = View(
+            validation, torch.arange(m, device=device), shuffled(m, held_out), held_out, on_read=read_validation
+        )
+    total = torch.bincount(samples.labels, minlength=classes)
+    gone = torch.bincount(samples.labels[forgotten], minlength=classes)
+    whole = ((gone == total) & (total > 0)).nonzero().flatten()
+    return Problem(views, classes, tuple(whole.tolist()), recipe, build, key, base_order, meter=meter)

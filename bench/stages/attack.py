@@ -1,0 +1,77 @@
+"""`attack@BENCHMARK-METHOD`: every metric of every run, from predictions alone: two tidy tables.
+
+`runs.csv`: benchmark, request, target, method, seed, status, metric, value. A failed run has one row,
+with no metric and its reason in `status`. `classes.csv`: benchmark, request, target, method, seed,
+class, accuracy (on the test split).
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench import datasets, forget, store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.forget import Target
+from bench.jobs import fan_out
+from bench.metrics.accuracy import accuracies, per_class
+from bench.metrics.attacks import attacks
+from bench.metrics.judged import Judged
+
+RUN_COLUMNS = ["benchmark", "request", "target", "method", "seed", "status", "metric", "value"]
+CLASS_COLUMNS = ["benchmark", "request", "target", "method", "seed", "class", "accuracy"]
+
+
+def run(params: Params, benchmark: str, method: str) -> str:
+    section = params.benchmark(benchmark)
+    labels = datasets.load(store.dataset_folder(benchmark)).train.labels
+    jobs = [
+        (benchmark, method, target, seed)
+        for target in forget.targets(benchmark, section, labels)
+        for seed in section.seeds
+        if store.run_file(benchmark, method, target.name, seed).with_suffix(".json").exists()
+    ]
+    judged = fan_out(judge, jobs, f"attack {benchmark} {method}")
+    runs = pd.DataFrame([row for rows, _ in judged for row in rows], columns=RUN_COLUMNS)
+    classes = pd.DataFrame([row for _, rows in judged for row in rows], columns=CLASS_COLUMNS)
+    folder = store.table_folder(benchmark, method)
+    store.write_text(folder / "runs.csv", runs.to_csv(index=False))
+    store.write_text(folder / "classes.csv", classes.to_csv(index=False))
+    return f"{len(jobs)} runs, {runs['metric'].nunique()} metrics"
+
+
+def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[dict], list[dict]]:
+    """The rows of one run for both tables."""
+    path = store.run_file(benchmark, method, target.name, seed)
+    sidecar = store.read_json(path.with_suffix(".json"))
+    run = {"benchmark": benchmark, "request": target.request, "target": target.name, "method": method, "seed": seed}
+    if sidecar["status"] != "ok":
+        return [run | {"status": f"failed: {sidecar['reason']}"}], []
+    dataset = datasets.load(store.dataset_folder(benchmark))
+    logits = read_logits(path, dataset)
+    judged = Judged.of(logits, dataset, target)
+    samples = {f"samples_{way}": sidecar["samples"][way] for way in ("forward", "backward")}
+    metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | samples
+    per = per_class(logits["test"], dataset.test.labels, dataset.classes)
+    return (
+        [run | {"status": "ok", "metric": name, "value": value} for name, value in metrics.items()],
+        [run | {"class": c, "accuracy": value} for c, value in enumerate(per)],
+    )
+
+
+def read_logits(path: Any, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
+    """A run's logits, checked against the data set that they claim to be of.
+
+    Raises:
+        BadInput: a split is missing, has another shape, or holds values that are not finite.
+    """
+    logits = store.read_tensors(path)
+    for split in store.PREDICTION_SPLITS:
+        expected = (len(getattr(dataset, split).labels), dataset.classes)
+        if split not in logits or logits[split].shape != expected:
+            found = logits[split].shape if split in logits else "nothing"
+            raise BadInput(f"{path}: {split} must have the shape {expected}, and has {found}")
+        if not np.isfinite(logits[split]).all():
+            raise BadInput(f"{path}: {split} holds values that are not finite")
+    return logits

@@ -1,0 +1,81 @@
+"""What a job needs to start from: samples on the device, the network's builder, an original's weights."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench import datasets, models, store
+from bench.config import Benchmark
+from bench.errors import BadInput
+from bench.seeds import Key, derive
+from bench.training import Order, Samples, View, device, predict, shuffled
+
+
+@cache
+def samples(folder: Path) -> dict[str, Samples]:
+    """The splits of a prepared data set on the device, read once a process."""
+    dataset, to = datasets.load(folder), device()
+    mean, std = torch.from_numpy(dataset.mean).to(to), torch.from_numpy(dataset.std).to(to)
+    return {
+        split: Samples(
+            torch.from_numpy(getattr(dataset, split).images).to(to),
+            torch.from_numpy(getattr(dataset, split).labels).to(to),
+            mean,
+            std,
+        )
+        for split in datasets.SPLITS
+    }
+
+
+def builder(benchmark: Benchmark, train: Samples) -> Callable[[int], nn.Module]:
+    """seed -> a fresh network of the benchmark's architecture, on the CPU."""
+    channels, classes = train.images.shape[1], int(train.labels.max()) + 1
+    return lambda seed: models.build(benchmark.architecture, channels, classes, seed)
+
+
+def base_key(name: str, seed: int) -> Key:
+    """The key of an original's training, whose order every retrain follows."""
+    return (name, "base training", seed)
+
+
+def base_order(name: str, seed: int, n: int) -> Order:
+    return shuffled(n, base_key(name, seed))
+
+
+def everything(samples: Samples, order: Order | None = None, key: Key = ()) -> View:
+    rows = torch.arange(len(samples), device=samples.labels.device)
+    return View(samples, rows, order or shuffled(len(samples), key), key)
+
+
+def fresh(name: str, benchmark: Benchmark, seed: int, train: Samples) -> nn.Module:
+    """The network from which an original's training starts."""
+    start = derive(*base_key(name, seed), "initialisation")
+    return builder(benchmark, train)(start).to(train.labels.device)
+
+
+def load_original(name: str, benchmark: Benchmark, seed: int, train: Samples) -> nn.Module:
+    """The original of a seed, in eval mode.
+
+    Raises:
+        BadInput: its file is missing, damaged, or of another architecture.
+    """
+    path = store.model_file(name, seed)
+    model = fresh(name, benchmark, seed, train)
+    try:
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in store.read_tensors(path).items()})
+    except RuntimeError as error:
+        raise BadInput(f"{path}: does not fit the architecture '{benchmark.architecture}': {error}") from None
+    return model.eval()
+
+
+def all_logits(model: nn.Module, splits: dict[str, Samples]) -> dict[str, Tensor]:
+    """Logits of train, validation and test, [n, classes] each."""
+    return {split: predict(model, everything(splits[split])) for split in store.PREDICTION_SPLITS}
+
+
+def to_numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}

@@ -1,0 +1,42 @@
+"""`train@BENCHMARK`: the originals, one a seed."""
+
+import statistics
+
+import torch
+
+from bench import store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.jobs import fan_out
+from bench.stages import setting
+from bench.training import cross_entropy, predict, set_determinism, train
+
+
+def run(params: Params, benchmark: str) -> str:
+    params.benchmark(benchmark)
+    seeds = params.benchmark(benchmark).seeds
+    accuracies = fan_out(train_original, [(params, benchmark, seed) for seed in seeds], f"train {benchmark}")
+    worst, median = min(accuracies), statistics.median(accuracies)
+    return f"{len(seeds)} originals; test accuracy {median:.2%} (median), {worst:.2%} (worst)"
+
+
+def train_original(params: Params, name: str, seed: int) -> float:
+    """Train, store the weights, return test accuracy.
+
+    Raises:
+        BadInput: the training diverged; nothing is stored.
+    """
+    set_determinism()
+    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    key, data = setting.base_key(name, seed), splits["train"]
+    view = setting.everything(data, setting.base_order(name, seed, len(data)), key)
+    model = train(setting.fresh(name, benchmark, seed, data), view, cross_entropy, benchmark.training)
+    test = setting.everything(splits["test"])
+    logits = predict(model, test)
+    if not all(torch.isfinite(t).all() for t in (logits, *model.state_dict().values())):
+        raise BadInput(
+            f"params.yaml: benchmarks.{name}.training: the original of seed {seed} diverged (weights or "
+            f"outputs are not finite); try a smaller lr than {benchmark.training.lr}"
+        )
+    store.write_tensors(store.model_file(name, seed), setting.to_numpy(model.state_dict()))
+    return float((logits.argmax(1) == test.labels).float().mean())

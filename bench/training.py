@@ -1,0 +1,245 @@
+"""Data resident on one device, the one training loop, and predictions.
+
+    view = View(samples, rows, order=shuffled(key))
+    model = train(model, view, cross_entropy, Recipe(epochs=3, batch_size=64, lr=0.1))
+    logits = predict(model, view)
+
+A view is a set of training samples in an order of its own for each epoch. The order is drawn over the
+whole training set and then narrowed to the view, so that two views with one key (the original's and a
+retrain's) meet their common samples in the same sequence.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.config import Recipe
+from bench.models import seeded
+from bench.seeds import Key, derive, torch_generator
+
+PREDICTION_BATCH = 500  # fixed: logits may differ in their last bit between batch sizes
+
+
+class Batch(NamedTuple):
+    images: Tensor  # network input, [b, channels, height, width]
+    labels: Tensor  # int64 [b]
+    rows: Tensor  # int64 [b], positions in the training set
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images and labels on one device.
+
+    Attributes:
+        images: uint8 [n, channels, height, width], or floating point of any shape [n, ...] that the
+            network takes as it is.
+        labels: int64 [n].
+        mean, std: per channel, on the scale [0, 1]; how uint8 pixels become network input.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def input(self, rows: Tensor) -> Tensor:
+        """The network's input for these samples: (pixel / 255 - mean) / std for uint8 images."""
+        images = self.images[rows]
+        if images.dtype != torch.uint8:
+            return images
+        x = images.to(torch.get_default_dtype()).div_(255)
+        if self.mean is None or self.std is None:
+            return x
+        return x.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+
+
+Order = Callable[[int], Tensor]  # epoch -> positions in the training set, int64 [n]
+
+
+def shuffled(n: int, key: Key) -> Order:
+    """A fresh permutation of n samples for each epoch, drawn from the key."""
+    return lambda epoch: torch.randperm(n, generator=torch_generator(*key, "order", epoch))
+
+
+class Feed(Protocol):
+    """What the training loop reads: batches of an epoch, and how many there will be."""
+
+    key: Key
+
+    def batches(self, batch_size: int, epoch: int) -> Iterator[Batch]: ...
+
+    def steps(self, batch_size: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """Some rows of the samples, and the order in which an epoch visits them."""
+
+    samples: Samples
+    rows: Tensor  # int64 [m], ascending, on the samples' device
+    order: Order
+    key: Key = ()
+    relabel: Callable[[int], Tensor] | None = None  # epoch -> labels of all samples, int64 [n]
+    on_read: Callable[[Tensor], None] = field(default=lambda rows: None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """True labels of the view's samples, int64 [m]."""
+        return self.samples.labels[self.rows]
+
+    def select(self, rows: Tensor) -> "View":
+        """The same data, narrowed to these rows."""
+        return replace(self, rows=rows.sort().values)
+
+    def ordered(self, order: Order) -> "View":
+        return replace(self, order=order)
+
+    def relabelled(self, relabel: Callable[[int], Tensor]) -> "View":
+        """The same samples with the labels that `relabel` gives for an epoch."""
+        return replace(self, relabel=relabel)
+
+    def __or__(self, other: "View") -> "View":
+        """Both views' samples in one; labels are the true ones or, if this view has some, its own."""
+        return replace(self, rows=torch.cat([self.rows, other.rows]).unique())
+
+    def steps(self, batch_size: int) -> int:
+        return -(-len(self) // batch_size)
+
+    def batches(self, batch_size: int, epoch: int | None = None) -> Iterator[Batch]:
+        """Batches in the epoch's order, the last perhaps smaller; without an epoch, in row order."""
+        rows, labels = self.rows, self.samples.labels
+        if epoch is not None:
+            order = self.order(epoch).to(rows.device)
+            member = torch.zeros(len(self.samples), dtype=torch.bool, device=rows.device)
+            member[rows] = True
+            rows = order[member[order]]
+            if self.relabel is not None:
+                labels = self.relabel(epoch).to(rows.device)
+        for part in rows.split(batch_size):
+            self.on_read(part)
+            yield Batch(self.samples.input(part), labels[part], part)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Each epoch, all batches of one view, then all of the next."""
+
+    views: tuple[View, ...]
+
+    @property
+    def key(self) -> Key:
+        return self.views[0].key
+
+    def steps(self, batch_size: int) -> int:
+        return sum(view.steps(batch_size) for view in self.views)
+
+    def batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        for view in self.views:
+            yield from view.batches(batch_size, epoch)
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the batch."""
+    return F.cross_entropy(model(batch.images), batch.labels)
+
+
+def train(
+    model: nn.Module,
+    data: Feed,
+    loss: Loss,
+    recipe: Recipe,
+    mask: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """Minimise the loss by SGD and return the trained copy, in eval mode; `model` is untouched.
+
+    Args:
+        model: the network to start from. Parameters that need no gradient stay as they are.
+        data: its batches are the steps.
+        loss: scalar to minimise, of the model in train mode and one batch.
+        recipe: epochs, batch size, learning rate, momentum, weight decay, schedule.
+        mask: for each parameter's name a boolean tensor of its shape; where it is False the weight
+            keeps its value to the bit, whatever momentum and weight decay would do.
+
+    Draws made inside the network (dropout) come from the data's key, never from the global state.
+    """
+    model = copy.deepcopy(model).train()
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    frozen = [(p, mask[name], p.detach().clone()) for name, p in named if mask is not None]
+    optimizer = torch.optim.SGD(
+        [p for _, p in named],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+        fused=all(p.is_floating_point() for _, p in named),
+    )
+    steps = recipe.epochs * data.steps(recipe.batch_size)
+    schedule = _schedule(optimizer, recipe, steps) if steps else None
+    with seeded(derive(*data.key, "noise")), torch.enable_grad():
+        for epoch in range(recipe.epochs):
+            for batch in data.batches(recipe.batch_size, epoch):
+                optimizer.zero_grad()
+                loss(model, batch).backward()
+                optimizer.step()
+                for p, keep, start in frozen:
+                    p.data = torch.where(keep, p.data, start)
+                if schedule is not None:
+                    schedule.step()
+    model.zero_grad(set_to_none=True)
+    return model.eval()
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    match recipe.schedule:
+        case "one-cycle":
+            return torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False
+            )
+        case "constant":
+            return None
+
+
+@torch.no_grad()
+def predict(model: nn.Module, view: View) -> Tensor:
+    """Logits of the view's samples in row order, [m, classes], in eval mode; the model's mode is kept."""
+    was_training = model.training
+    model.eval()
+    try:
+        return torch.cat([model(batch.images) for batch in view.batches(PREDICTION_BATCH)])
+    finally:
+        model.train(was_training)
+
+
+def accuracy_per_class(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Correct predictions and samples for each class, both int64 [classes]."""
+    correct = labels[logits.argmax(1) == labels]
+    return torch.bincount(correct, minlength=classes), torch.bincount(labels, minlength=classes)
+
+
+def device() -> torch.device:
+    """The first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_determinism() -> None:
+    """One thread and deterministic kernels, so that a job's bytes don't depend on where it runs."""
+    torch.set_num_threads(1)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, without importing the compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False

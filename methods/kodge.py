@@ -1,0 +1,264 @@
+"""Kodge: remove from each layer's input space the directions that the forgotten class alone uses.
+
+    W <- W (I - M_f + M_r M_f),  M = alpha C ((alpha - 1) C + I)^-1,  C = G / tr G,  G = sum of a a^T
+
+over the inputs a of the layer: M_r from retain samples with alpha_r, M_f from forget samples with
+alpha_f, both through the original network, in eval mode. No gradients, no training.
+
+Source: Kodge, Saha and Roy, "Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting",
+TMLR 2024 (arXiv:2312.00761), Algorithm 1 and equations 3 to 5, with the released code's layer coverage
+(every Conv2d and Linear, the first and the last included; biases and normalisation untouched), patch
+windows and patch cap. What differs, and why:
+- M has a closed form in G, so no decomposition is needed: with the singular values s_i = S_i^2 / sum S^2
+  scaled to alpha s_i / ((alpha - 1) s_i + 1), U diag(.) U^T is the expression above. G is d x d and adds up
+  over batches; the d x n matrix never exists.
+- (alpha_r, alpha_f) are chosen by ACC_r (1 - ACC_f) on validation data. The released search scores
+  the test set.
+- windows and patches are drawn from the run's seed; the released code leaves them to unseeded generators.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.problem import Problem
+from bench.training import View, accuracy_per_class, predict
+from methods.base import CLASS_REQUESTS, Card, Count, Method, Paper, Positive
+
+Grams = dict[str, Tensor]  # layer -> sums of a a^T, [groups, d, d]
+BATCH = 100  # forward batch: bounds the memory of unfolded patches
+
+
+def gram_solve(weight: Tensor, gram: Tensor, alpha: float) -> Tensor:
+    """W M for M = alpha C ((alpha - 1) C + I)^-1, C = gram / tr gram, without forming M.
+
+    The matrix to factor has eigenvalues between 1 and alpha, so its condition is at most
+    max(alpha, 1 / alpha) and float32 suffices.
+
+    Args:
+        weight: [..., out, d].
+        gram: symmetric, positive semi-definite, [..., d, d]; a gram of zeros gives M = 0.
+    """
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    c = gram / torch.where(trace > 0, trace, 1)
+    factor = torch.linalg.cholesky((alpha - 1) * c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device))
+    return torch.cholesky_solve(alpha * c @ weight.mT, factor).mT
+
+
+def projection(gram: Tensor, alpha: float) -> Tensor:
+    """The scaled projection M itself, [..., d, d]: symmetric, eigenvalues in [0, 1]."""
+    return gram_solve(torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device), gram, alpha)
+
+
+def forget_update(weight: Tensor, retain: Tensor, forget: Tensor, alpha_r: float, alpha_f: float) -> Tensor:
+    """W (I - M_f + M_r M_f), for weight [..., out, d] and Gram matrices [..., d, d]."""
+    return weight - gram_solve(weight - gram_solve(weight, retain, alpha_r), forget, alpha_f)
+
+
+def class_score(logits: Tensor, labels: Tensor, forgotten: tuple[int, ...], classes: int) -> float:
+    """ACC_r (1 - ACC_f): accuracies over the samples of retained and of forgotten classes."""
+    correct, total = accuracy_per_class(logits, labels, classes)
+    gone = torch.zeros(classes, dtype=torch.bool, device=labels.device)
+    gone[list(forgotten)] = True
+    retained = correct[~gone].sum() / total[~gone].sum()
+    return float(retained * (1 - correct[gone].sum() / total[gone].sum()))
+
+
+class Kodge(Method):
+    card = Card(
+        paper=Paper(
+            title="Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting",
+            authors="Kodge, Saha, Roy",
+            venue="TMLR",
+            year=2024,
+            url="https://arxiv.org/abs/2312.00761",
+        ),
+        serves=CLASS_REQUESTS,
+        reads=frozenset({"forget", "retain", "validation"}),
+        labels=True,
+        trains=False,
+    )
+
+    alpha_r: Positive | tuple[Positive, ...] = (10, 30, 100, 300, 1000)
+    alpha_f: Positive | tuple[Positive, ...] = (1, 3, 10, 30, 100)
+    samples: Count = 900  # of the forget set, and of the retain set, shared equally by its classes
+    window: Count | None = 3  # a map wider than this many kernels is cut to one random window of that size
+    max_patches: Count | None = 10_000  # of a convolution's input, drawn from all images
+
+    def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
+        if not problem.forgotten_classes:
+            raise ValueError("Kodge forgets whole classes; this forget set holds none whole")
+        alphas_r = sorted(_tuple(self.alpha_r), reverse=True)  # least change first: the first best wins
+        alphas_f = sorted(_tuple(self.alpha_f))
+        retain = self.grams(model, first_of_each_class(problem.retain, self.samples), problem, "retain")
+        forget = self.grams(model, some_of(problem.forget, self.samples, problem), problem, "forget")
+
+        weights = {name: grouped(model.get_submodule(name)) for name in retain}
+        leftover = [{n: w - gram_solve(w, retain[n], a) for n, w in weights.items()} for a in alphas_r]
+        candidate, best, best_score = copy.deepcopy(model), copy.deepcopy(model), float("-inf")
+        choose = len(alphas_r) * len(alphas_f) > 1
+        if choose:
+            best_score = self.validate(model, problem)  # a choice must beat the original
+        for alpha_f in alphas_f:
+            for alpha_r, rest in zip(alphas_r, leftover, strict=True):
+                for name, weight in weights.items():
+                    updated = weight - gram_solve(rest[name], forget[name], alpha_f)
+                    target = candidate.get_submodule(name).weight
+                    target.data.copy_(updated.reshape(target.shape))
+                score = self.validate(candidate, problem) if choose else 0.0
+                if score > best_score:
+                    best, best_score = copy.deepcopy(candidate), score
+                    problem.notes.update(alpha_r=alpha_r, alpha_f=alpha_f)
+        return best.eval()
+
+    def validate(self, model: nn.Module, problem: Problem) -> float:
+        view = problem.validation
+        return class_score(predict(model, view), view.labels, problem.forgotten_classes, problem.classes)
+
+    def grams(self, model: nn.Module, view: View, problem: Problem, name: str) -> Grams:
+        def draw(layer: str) -> torch.Generator:
+            return problem.generator(f"{name} patches of {layer}")
+
+        return layer_grams(model, view, self.window, self.max_patches, draw)
+
+
+def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def first_of_each_class(retain: View, samples: int) -> View:
+    """The first samples of each class in the data set's order, equally many, `samples` at most in all.
+
+    Raises:
+        ValueError: there are more classes than samples.
+    """
+    present = retain.labels.unique()
+    share = samples // len(present)
+    if not share:
+        raise ValueError(f"samples is {samples}, but the retain set has {len(present)} classes; give at least that many")
+    return retain.select(torch.cat([retain.rows[retain.labels == c][:share] for c in present]))
+
+
+def some_of(forget: View, samples: int, problem: Problem) -> View:
+    """`samples` of the forget set, or all of it if there are fewer."""
+    drawn = torch.randperm(len(forget), generator=problem.generator("forget samples"))[:samples]
+    return forget.select(forget.rows[drawn.to(forget.rows.device)])
+
+
+def grouped(layer: nn.Module) -> Tensor:
+    """A layer's weight as [groups, out / groups, d]."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    weight = layer.weight.detach()
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+@torch.no_grad()
+def layer_grams(
+    model: nn.Module,
+    view: View,
+    window: int | None,
+    max_patches: int | None,
+    draw: Callable[[str], torch.Generator],
+) -> Grams:
+    """Sums of a a^T over the inputs of every Conv2d and Linear: one pass, in eval mode.
+
+    Args:
+        model: left in the mode it had.
+        view: the samples whose representations are summed.
+        window, max_patches: as in `Kodge`; None takes everything.
+        draw: layer name -> generator for its window and its patches.
+
+    Raises:
+        ValueError: a layer's forward was never called, so nothing is known of its inputs.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    grams: Grams = {}
+    pickers = {n: PatchPicker(m, len(view), window, max_patches, draw(n)) for n, m in layers.items() if is_conv(m)}
+
+    def collect(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            a = inputs[0]
+            rows = pickers[name](a) if name in pickers else a.reshape(1, -1, a.shape[-1])
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            product = rows.mT @ rows
+            grams[name] = grams[name] + product if name in grams else product
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(collect(name)) for name, layer in layers.items()]
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in view.batches(BATCH):
+            model(batch.images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    if unseen := sorted(layers.keys() - grams.keys()):
+        raise ValueError(f"no input was seen at {', '.join(unseen)}: the network does not call these layers")
+    return grams
+
+
+def is_conv(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d)
+
+
+class PatchPicker:
+    """Turns a convolution's input maps into its input patches, [groups, patches, d], batch by batch."""
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        images: int,
+        window: int | None,
+        max_patches: int | None,
+        generator: torch.Generator,
+    ) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        self.layer, self.images, self.window, self.max_patches = layer, images, window, max_patches
+        self.generator = generator
+        self.corner: tuple[int, int] | None = None
+        self.chosen: Tensor | None = None  # sorted positions among all patches of all images
+        self.first = 0  # number of patches of the images before this batch
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        conv = self.layer
+        (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
+        maps = self.crop(maps)
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        maps = F.pad(maps, conv._reversed_padding_repeated_twice, mode)
+        patches = maps.unfold(2, (kh - 1) * dh + 1, sh).unfold(3, (kw - 1) * dw + 1, sw)[..., ::dh, ::dw]
+        n, _, rows, columns = patches.shape[:4]
+        here = torch.arange(n * rows * columns, device=maps.device)
+        if self.max_patches is not None:
+            here = here[self.wanted(rows * columns, len(here)).to(maps.device)]
+        per_image = rows * columns
+        picked = patches[here // per_image, :, here % per_image // columns, here % columns]  # [p, channels, kh, kw]
+        return picked.reshape(len(here), conv.groups, -1).transpose(0, 1)
+
+    def crop(self, maps: Tensor) -> Tensor:
+        kh, kw = self.layer.kernel_size
+        height, width = maps.shape[2:]
+        if self.window is None or width <= self.window * kw:
+            return maps
+        high, wide = min(self.window * kh, height), self.window * kw
+        if self.corner is None:
+            top = int(torch.randint(height - high + 1, (), generator=self.generator))
+            self.corner = top, int(torch.randint(width - wide + 1, (), generator=self.generator))
+        top, left = self.corner
+        return maps[:, :, top : top + high, left : left + wide]
+
+    def wanted(self, per_image: int, count: int) -> Tensor:
+        """Which of this batch's patches are among the chosen ones, as positions within the batch."""
+        assert self.max_patches is not None
+        if self.chosen is None:
+            drawn = torch.randperm(self.images * per_image, generator=self.generator)
+            self.chosen = drawn[: self.max_patches].sort().values
+        inside = (self.chosen >= self.first) & (self.chosen < self.first + count)
+        positions = self.chosen[inside] - self.first
+        self.first += count
+        return positions
