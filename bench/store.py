@@ -2,9 +2,10 @@
 
     data/datasets/BENCHMARK/                     samples.safetensors, audit.json
     data/models/BENCHMARK/seed-S.safetensors     weights of an original
+    data/predictions/BENCHMARK/METHOD/           method.json: the card and the hyperparameters
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
-    data/tables/BENCHMARK/METHOD/                runs.csv (metrics, tidy), classes.csv (accuracy per class)
+    data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, method.json
 
 Everything but `data/costs` depends on code, parameters and seeds alone, and so has the same bytes
 each time. Times and machines stand in `data/costs`, which no computation reads.

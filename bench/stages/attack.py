@@ -1,8 +1,8 @@
-"""`attack@BENCHMARK-METHOD`: every metric of every run, from predictions alone: two tidy tables.
+"""`attack@BENCHMARK-METHOD`: every metric of every run, from predictions alone, as two tidy tables.
 
 `runs.csv`: benchmark, request, target, method, seed, status, metric, value. A failed run has one row,
 with no metric and its reason in `status`. `classes.csv`: benchmark, request, target, method, seed,
-class, accuracy (on the test split).
+class, accuracy (on the test split). The method's card and hyperparameters go along in `method.json`.
 """
 
 from typing import Any
@@ -36,6 +36,7 @@ def run(params: Params, benchmark: str, method: str) -> str:
     runs = pd.DataFrame([row for rows, _ in judged for row in rows], columns=RUN_COLUMNS)
     classes = pd.DataFrame([row for _, rows in judged for row in rows], columns=CLASS_COLUMNS)
     folder = store.table_folder(benchmark, method)
+    store.write_json(folder / "method.json", store.read_json(store.predictions_folder(benchmark, method) / "method.json"))
     store.write_text(folder / "runs.csv", runs.to_csv(index=False))
     store.write_text(folder / "classes.csv", classes.to_csv(index=False))
     return f"{len(jobs)} runs, {runs['metric'].nunique()} metrics"

@@ -6,27 +6,32 @@ sidecar, without predictions; the others go on.
 
 import time
 import traceback
-from functools import cache
 from typing import Any
 
 import torch
 
 import methods
 from bench import datasets, forget, provenance, store
-from bench.config import Params
+from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.forget import Target
 from bench.jobs import fan_out
 from bench.problem import Problem, problem
 from bench.stages import setting
-from bench.training import set_determinism
+from bench.training import Samples, cross_entropy, set_determinism, train
 
 
 def run(params: Params, benchmark: str, method: str) -> str:
     jobs = [(params, benchmark, method, target, seed) for target, seed in runs(params, benchmark, method)]
     records = fan_out(one_run, jobs, f"unlearn {benchmark} {method}")
     stamp = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
-    store.predictions_folder(benchmark, method).mkdir(parents=True, exist_ok=True)
+    card = methods.find(method).card.model_dump(mode="json")
+    card |= {"serves": sorted(card["serves"]), "reads": sorted(card["reads"])}
+    hyperparameters = methods.create(method, params.hyperparameters(method, benchmark), method).model_dump(mode="json")
+    store.write_json(
+        store.predictions_folder(benchmark, method) / "method.json",
+        {"card": card, "hyperparameters": hyperparameters},
+    )
     store.write_json(store.cost_file(benchmark, method), {"stamp": stamp, "runs": records})
     failed = [r for r in records if r["status"] == "failed"]
     line = f"{len(records) - len(failed)} of {len(records)} runs"
@@ -55,7 +60,7 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
     splits = setting.samples(folder)
     original = setting.load_original(name, params.benchmark(name), seed, splits["train"])
     task = run_problem(params, name, method, target, seed).only(algorithm.card.reads)
-    warm_up(name, seed)
+    warm_up(name, params.benchmark(name), splits["train"])
 
     reason, model = "", original
     with task.meter.running():
@@ -85,7 +90,6 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
         "seed": seed,
         "status": "failed" if reason else "ok",
         "reason": reason,
-        "hyperparameters": algorithm.model_dump(mode="json"),
         "notes": task.notes,
         "samples": task.meter.counts(),
         "forget_set": len(target.indices),
@@ -100,26 +104,31 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
 def run_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:
     """The problem of one run."""
     benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
-    train = splits["train"]
+    samples = splits["train"]
     return problem(
-        train,
+        samples,
         torch.from_numpy(target.indices),
         validation=splits["validation"],
-        classes=int(train.labels.max()) + 1,
+        classes=int(samples.labels.max()) + 1,
         key=(name, target.name, method, seed),
-        base_order=setting.base_order(name, seed, len(train)),
+        base_order=setting.base_order(name, seed, len(samples)),
         recipe=benchmark.training,
-        build=setting.builder(benchmark, train),
+        build=setting.builder(benchmark, samples),
     )
 
 
-@cache
-def warm_up(name: str, seed: int) -> None:
-    """One untimed pass, so that no run's seconds hold the start-up of the process's kernels."""
-    train = setting.samples(store.dataset_folder(name))["train"]
-    batch = next(setting.everything(train).batches(64))
-    torch.nn.Linear(batch.images[0].numel(), 1).to(batch.images)(batch.images.flatten(1)).sum().backward()
-    torch.nn.Conv2d(batch.images.shape[1], 8, 3).to(batch.images)(batch.images).sum().backward()
+_warm: set[str] = set()  # benchmarks whose kernels this process has started
+
+
+def warm_up(name: str, benchmark: Benchmark, data: Samples) -> None:
+    """Two untimed steps, once a process, so that no run's seconds hold the start-up of the kernels."""
+    if name in _warm:
+        return
+    view = setting.everything(data)
+    view = view.select(view.rows[: 2 * benchmark.training.batch_size])
+    recipe = benchmark.training.model_copy(update={"epochs": 1})
+    train(setting.fresh(name, benchmark, 0, data), view, cross_entropy, recipe)
+    _warm.add(name)
 
 
 def synchronize() -> None:

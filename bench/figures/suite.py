@@ -1,0 +1,99 @@
+"""The suite's own figures: gap to retrain, forgetting against cost, accuracy per class."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from bench.figures.style import COLOURS, MARKERS, STYLE
+
+GAPS = {"UA": "UA", "RA": "RA", "TA": "TA", "mia_salun": "MIA (SalUn)"}
+
+
+def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
+    """Gap of UA, RA, TA and MIA to retrain for each method, with its interval and the noise floor.
+
+    Args:
+        here: the leaderboard's rows of one benchmark and request.
+    """
+    methods = [m for m in dict.fromkeys(here["method"]) if m != "retrain" and _has(here, m)]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(GAPS), figsize=(1.75 * len(GAPS) + 1, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
+        )
+        for axis, (metric, label) in zip(axes[0], GAPS.items(), strict=True):
+            rows = here[here["metric"] == metric].set_index("method")
+            floor = 100 * rows["floor"].get("retrain", math.nan)
+            axis.axvspan(-floor, floor, color="#bbbbbb", alpha=0.6, lw=0)
+            axis.axvline(0, color="black", lw=0.8)
+            for i, method in enumerate(methods):
+                row = rows.loc[method]
+                half = 0 if math.isnan(row["ci_high"]) else 100 * (row["ci_high"] - row["mean"])
+                axis.errorbar(100 * row["gap"], i, xerr=half, fmt="o", ms=4, color=COLOURS[0], capsize=2, lw=1.2)
+            axis.set_title(label, fontsize=9)
+            axis.margins(x=0.12)
+        axes[0][0].set_yticks(range(len(methods)), methods)
+        axes[0][0].invert_yaxis()
+        figure.supxlabel("gap to retrain (percentage points); grey: noise floor of retraining", fontsize=9)
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
+    """Average gap to retrain against samples passed, relative to retraining: the lower left is best."""
+    gaps = here[here["metric"] == "avg_gap"].set_index("method")
+    costs = here[here["metric"] == "samples"].set_index("method")["mean"]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5, 3.4))
+        methods = [m for m in gaps.index if m != "retrain"]
+        for i, method in enumerate(methods):
+            marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+            axis.scatter(costs[method], 100 * gaps["mean"][method], marker=marker, color=colour, s=38, label=method, zorder=3)
+        if "retrain" in gaps.index:
+            axis.axvline(1, color="black", lw=0.8, ls=":")
+            floor = 100 * gaps["floor"]["retrain"]
+            if not math.isnan(floor):
+                axis.axhspan(0, floor, color="#bbbbbb", alpha=0.6, lw=0)
+        axis.set_xlabel("samples passed forward and backward, relative to retraining (dotted: retraining)")
+        axis.set_ylabel("average gap to retrain (points)")
+        axis.set_xlim(left=-0.04 * max(1.0, costs.max()))
+        axis.set_ylim(bottom=0)
+        axis.set_title(title, fontsize=10)
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    return figure
+
+
+def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) -> Figure:
+    """Test accuracy of each class before ('original') and after each method, a panel a target.
+
+    Args:
+        classes: rows of `classes.csv` of one benchmark and request.
+    """
+    targets = list(dict.fromkeys(classes["target"]))
+    methods = [m for m in methods if m in set(classes["method"])]
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = plt.subplots(
+            1, len(targets), figsize=(3.4 * len(targets) + 1.3, 0.34 * len(methods) + 1.3), squeeze=False, sharey=True
+        )
+        for axis, target in zip(axes[0], targets, strict=True):
+            here = classes[classes["target"] == target]
+            grid = here.pivot_table(index="method", columns="class", values="accuracy").reindex(methods)
+            image = axis.imshow(100 * grid, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+            for (i, j), value in np.ndenumerate(grid.to_numpy()):
+                if not math.isnan(value):
+                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5,
+                              color="black" if value > 0.55 else "white")
+            axis.set_xticks(range(grid.shape[1]), grid.columns)
+            axis.set_title(target, fontsize=9)
+            axis.set_xlabel("class")
+            axis.spines[:].set_visible(False)
+        axes[0][0].set_yticks(range(len(methods)), methods)
+        figure.colorbar(image, ax=axes[0].tolist(), label="test accuracy (%)", pad=0.01)
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _has(here: pd.DataFrame, method: str) -> bool:
+    return bool(set(here.loc[here["method"] == method, "metric"]) & set(GAPS))

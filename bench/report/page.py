@@ -1,0 +1,99 @@
+"""reports/index.html: one file that loads nothing, with a table a request.
+
+The tables are plain HTML and read without JavaScript; DataTables, from the copy that the package itables
+ships, makes them sortable and searchable and keeps `original` and `retrain` on top.
+"""
+
+import base64
+import json
+import math
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from bench.config import Params
+from bench.report import text
+from bench.report.tables import COSTS, NOT_SERVED, PINNED, Judged
+
+
+def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
+    """The page; the same bytes for the same tables."""
+    environment = Environment(
+        loader=PackageLoader("bench.report"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    bundle = files("itables").joinpath("html/dt_bundle.js").read_bytes()
+    sections = [
+        section(params, benchmark, request, here, judged)
+        for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False)
+    ]
+    return environment.get_template("index.html").render(
+        sections=sections,
+        methods=[method_entry(m, params, judged) for m in params.methods],
+        meaning={title: text.MEANING[m] for m, title in text.HEADLINE.items()},
+        datatables=base64.b64encode(bundle).decode(),
+    )
+
+
+def section(params: Params, name: str, request: str, here: pd.DataFrame, judged: Judged) -> dict[str, Any]:
+    """What the template shows of one benchmark and request."""
+    benchmark = params.benchmark(name)
+    shown = [m for m in text.HEADLINE if m in set(here["metric"])]
+    rows = []
+    for method in text.ordered(here):
+        values = {r.metric: r for r in here[here["method"] == method].itertuples()}
+        status = next(iter(values.values())).status
+        pinned = PINNED.index(method) if method in PINNED else len(PINNED)
+        cells = [cell(values[m]) if m in values else {"order": math.inf, "value": "-"} for m in shown]
+        rows.append({"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells})
+    floors = here[here["method"] == "retrain"].set_index("metric")["floor"]
+    return {
+        "id": f"{name}-{request}",
+        "benchmark": name,
+        "request": request,
+        "kind": benchmark.requests[request].kind,
+        "dataset": benchmark.dataset,
+        "architecture": benchmark.architecture,
+        "seeds": len(benchmark.seeds),
+        "columns": [
+            {"title": text.HEADLINE[m], "meaning": text.MEANING[m], "floor": text.number(m, floors.get(m, math.nan))}
+            for m in shown
+        ],
+        "rows": rows,
+    }
+
+
+def cell(row: Any) -> dict[str, Any]:
+    """A value with its interval, gap and mark; ordered by the distance to retrain, costs by size."""
+    cost = row.metric in COSTS
+    shown = {
+        "value": text.number(row.metric, row.mean),
+        "order": row.mean if cost else abs(row.gap),
+        "near": text.within_floor(row),
+        "half": "",
+        "gap": "",
+        "n": row.n,
+    }
+    if not cost and not math.isnan(row.ci_high):
+        shown["half"] = f"{100 * (row.ci_high - row.mean):.2f}"
+    if not cost and row.method != "retrain" and row.metric != "avg_gap":
+        shown["gap"] = f"{100 * row.gap:+.2f}"
+    return shown
+
+
+def method_entry(method: str, params: Params, judged: Judged) -> dict[str, Any]:
+    """A method's card, and its hyperparameters on each benchmark that was run."""
+    hyperparameters = {b: judged.cards[b, method]["hyperparameters"] for b in params.run}
+    return {
+        "name": method,
+        "card": judged.cards[params.run[0], method]["card"],
+        "hyperparameters": {
+            benchmark: ", ".join(f"{k} = {json.dumps(v)}" for k, v in values.items()) or "none"
+            for benchmark, values in hyperparameters.items()
+        },
+    }

@@ -1,0 +1,182 @@
+"""From the runs' tidy tables to the leaderboard's: one row a benchmark, request, method and metric.
+
+Which rows there are is decided by params.yaml, never by the files that lie in a folder: a method that
+was taken out leaves none, a run that is missing is an error.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench import store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.metrics.statistics import noise_floor, over_seeds
+
+COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap", "floor", "status"]
+TIMING_COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "ratio"]
+TIMING_COLUMNS += ["hardware", "commit", "torch"]
+PINNED = ("original", "retrain")
+AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.12508, Table 1)
+COSTS = ("samples", "samples_forward", "samples_backward")
+NOT_SERVED = "not served"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What judging left on disk for the benchmarks of `run`, and nothing else.
+
+    Attributes:
+        runs, classes: the tables of `attack`, of all methods.
+        cards: (benchmark, method) -> {'card': ..., 'hyperparameters': ...}.
+    """
+
+    runs: pd.DataFrame
+    classes: pd.DataFrame
+    cards: dict[tuple[str, str], dict[str, Any]]
+
+
+def read(params: Params) -> Judged:
+    """Read the tables of every benchmark in `run` and every method in `methods`.
+
+    Raises:
+        BadInput: a table is missing or cannot be read.
+    """
+    runs, classes, cards = [], [], {}
+    for benchmark in params.run:
+        for method in params.methods:
+            folder = store.table_folder(benchmark, method)
+            try:
+                runs.append(pd.read_csv(folder / "runs.csv", dtype={"metric": str, "status": str}))
+                classes.append(pd.read_csv(folder / "classes.csv"))
+            except FileNotFoundError as error:
+                raise BadInput(f"{error.filename}: no such file; `dvc repro` makes it") from None
+            except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+                raise BadInput(f"{folder}: damaged table ({error}); delete it and run `dvc repro` again") from None
+            cards[benchmark, method] = store.read_json(folder / "method.json")
+    return Judged(pd.concat(runs, ignore_index=True), pd.concat(classes, ignore_index=True), cards)
+
+
+def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
+    """The leaderboard's table with the columns `COLUMNS`, in the order of params.yaml."""
+    rows: list[dict[str, Any]] = []
+    for name in params.run:
+        benchmark = params.benchmark(name)
+        for request, section in benchmark.requests.items():
+            here = judged.runs[(judged.runs["benchmark"] == name) & (judged.runs["request"] == request)]
+            per_seed = {m: seed_table(here[here["method"] == m], len(benchmark.seeds)) for m in params.methods}
+            _add_relative_cost(per_seed)
+            retrain = per_seed["retrain"]
+            for method, table in per_seed.items():
+                cell = {"benchmark": name, "request": request, "method": method}
+                served = section.kind in judged.cards[name, method]["card"]["serves"]
+                status = status_of(here[here["method"] == method], served)
+                if table.empty:
+                    rows.append(cell | {"metric": "", "n": 0, "status": status})
+                rows += [cell | row | {"status": status} for row in metric_rows(table, retrain)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def seed_table(runs: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """Metrics per seed, averaged over the request's targets: index seed, columns metrics.
+
+    A seed with a failed run is left out whole, so that every mean is over the same targets.
+    """
+    ok = runs[runs["status"] == "ok"]
+    failed = runs.loc[runs["status"] != "ok", "seed"].unique()
+    kept = ok[~ok["seed"].isin(failed)]
+    order = list(dict.fromkeys(kept["metric"]))
+    return kept.pivot_table(index="seed", columns="metric", values="value", aggfunc="mean", dropna=False)[order]
+
+
+def _add_relative_cost(per_seed: dict[str, pd.DataFrame]) -> None:
+    """`samples`: samples passed forward and backward, relative to the retrain of the same seed."""
+    retrain = per_seed["retrain"]
+    if retrain.empty:
+        return
+    whole = retrain["samples_forward"] + retrain["samples_backward"]
+    for table in per_seed.values():
+        if not table.empty:
+            table["samples"] = (table["samples_forward"] + table["samples_backward"]) / whole.reindex(table.index)
+
+
+def status_of(runs: pd.DataFrame, served: bool) -> str:
+    """'ok', 'not served', or how many runs failed and why the first did."""
+    if not served:
+        return NOT_SERVED
+    failed = runs[runs["status"] != "ok"]
+    if failed.empty:
+        return "ok" if len(runs) else "failed: no run was judged"
+    total = len(runs[["target", "seed"]].drop_duplicates())
+    reason = str(failed["status"].iloc[0]).removeprefix("failed: ")
+    return f"failed: {len(failed)} of {total} runs; {reason}"
+
+
+def metric_rows(table: pd.DataFrame, retrain: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row a metric; `gap` is to retrain's mean, signed, and costs have none."""
+    rows = []
+    for metric in table.columns:
+        values = table[metric].dropna().to_numpy()
+        if not len(values):
+            continue
+        mean, low, high = over_seeds(values)
+        row = {"metric": metric, "mean": mean, "ci_low": low, "ci_high": high, "n": len(values)}
+        if metric not in COSTS and metric in retrain and retrain[metric].notna().any():
+            reference = retrain[metric].dropna().to_numpy()
+            row |= {"gap": mean - reference.mean(), "floor": noise_floor(reference, len(values))}
+        rows.append(row)
+    return rows + _average_gap(rows)
+
+
+def _average_gap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`avg_gap`: mean of |gap| over UA, RA, TA and mia_salun; its floor is the mean of theirs.
+
+    It has no interval: a mean of absolute values is pushed up by noise, which the floor shows.
+    """
+    parts = [row for row in rows if row["metric"] in AVERAGED and "gap" in row]
+    if len(parts) < len(AVERAGED):
+        return []
+    mean = float(np.mean([abs(row["gap"]) for row in parts]))
+    floor = float(np.mean([row["floor"] for row in parts]))
+    return [{"metric": "avg_gap", "mean": mean, "n": min(r["n"] for r in parts), "gap": mean, "floor": floor}]
+
+
+def timings(params: Params) -> pd.DataFrame:
+    """Seconds of an unlearning, averaged like the metrics, with the hardware they were taken on.
+
+    `ratio` is to retrain's seconds, and empty where the two were taken on different hardware.
+    """
+    rows = []
+    for name in params.run:
+        for request in params.benchmark(name).requests:
+            per_method = {m: _timing_row(store.read_json(store.cost_file(name, m)), request) for m in params.methods}
+            retrain = per_method["retrain"]
+            for method, row in per_method.items():
+                if row is None:
+                    continue
+                same = retrain is not None and row["hardware"] == retrain["hardware"]
+                ratio = row["mean"] / retrain["mean"] if same and retrain is not None else math.nan
+                rows.append({"benchmark": name, "request": request, "method": method, "ratio": ratio} | row)
+    return pd.DataFrame(rows, columns=TIMING_COLUMNS)
+
+
+def _timing_row(cost: dict[str, Any], request: str) -> dict[str, Any] | None:
+    runs = pd.DataFrame([r for r in cost["runs"] if r["request"] == request and r["status"] == "ok"])
+    if runs.empty:
+        return None
+    seconds = runs.groupby("seed")["seconds"].mean().to_numpy()
+    mean, low, high = over_seeds(seconds)
+    stamp = cost["stamp"]
+    return {
+        "metric": "seconds",
+        "mean": mean,
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(seconds),
+        "hardware": stamp["hardware"],
+        "commit": stamp["commit"],
+        "torch": stamp["versions"]["torch"],
+    }

@@ -1,0 +1,122 @@
+"""The leaderboard as Markdown, and as nested numbers for `dvc metrics`."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from bench.report.tables import COSTS, NOT_SERVED
+
+HEADLINE = {  # metric -> column title, in the order of the tables
+    "avg_gap": "Avg. gap",
+    "UA": "UA",
+    "RA": "RA",
+    "TA": "TA",
+    "mia_salun": "MIA (SalUn)",
+    "ACC_r": "ACC_r",
+    "ACC_f": "ACC_f",
+    "mia_kodge": "MIA (Kodge)",
+    "mia_loss_auc": "MIA loss AUC",
+    "samples": "Passes / retrain",
+}
+MEANING = {
+    "avg_gap": "mean distance to retrain over UA, RA, TA and MIA (SalUn)",
+    "UA": "1 - accuracy on the forget set (train)",
+    "RA": "accuracy on the retain set (train)",
+    "TA": "accuracy on test samples, without the forgotten class",
+    "mia_salun": "share of the forget set that an SVC fitted on retain against test calls non-member",
+    "ACC_r": "test accuracy on retained classes",
+    "ACC_f": "test accuracy on the forgotten class",
+    "mia_kodge": "share of the forgotten class's test samples that an SVC fitted on retain against forget calls forgotten",
+    "mia_loss_auc": "cross-fitted logistic regression of the loss, forget set against unseen samples of its classes",
+    "samples": "samples passed forward and backward, relative to retraining",
+}
+
+
+def number(metric: str, value: float) -> str:
+    """Accuracies and attacks in percent with two decimals, relative cost as a factor."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2f}x" if metric in COSTS else f"{100 * value:.2f}"
+
+
+def cell(row: Any) -> str:
+    """'97.31 ± 0.42', with '*' where the gap to retrain is within the noise floor."""
+    shown = number(row.metric, row.mean)
+    if not math.isnan(row.ci_high) and row.metric not in COSTS:
+        shown += f" ± {100 * (row.ci_high - row.mean):.2f}"
+    return shown + ("*" if within_floor(row) else "")
+
+
+def within_floor(row: Any) -> bool:
+    """Whether the gap is no larger than that of another honest retrain would be, in 95 of 100 cases."""
+    return row.method != "retrain" and not math.isnan(row.floor) and abs(row.gap) <= row.floor
+
+
+def leaderboard(table: pd.DataFrame) -> str:
+    """A Markdown table a benchmark and request, methods by average gap, original and retrain first."""
+    parts = ["# Leaderboard", ""]
+    for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False):
+        shown = [m for m in HEADLINE if m in set(here["metric"])]
+        seeds = int(here["n"].max())
+        parts += [f"## {benchmark}, request `{request}`", ""]
+        parts += [_line(["Method", *(HEADLINE[m] for m in shown)]), _line(["---", *("---:" for _ in shown)])]
+        for method in ordered(here):
+            rows = {r.metric: r for r in here[here["method"] == method].itertuples()}
+            status = next(iter(rows.values())).status
+            name = method if status == "ok" else f"{method} ({_short(status)})"
+            parts.append(_line([name, *(cell(rows[m]) if m in rows else "-" for m in shown)]))
+        parts += ["", f"Mean over {seeds} seeds ± half of the 95 % interval; percent, but for passes.", ""]
+    parts += [
+        "The target of every column is its value on the `retrain` row. `*`: within the noise floor, that is, no",
+        "farther from it than another set of honest retrains would be in 95 of 100 cases.",
+        "",
+        *(f"- **{title}**: {MEANING[m]}." for m, title in HEADLINE.items()),
+        "",
+        "Made by `dvc repro` (stage `leaderboard`); seconds, hardware and commit are in `timings.md`.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def ordered(here: pd.DataFrame) -> list[str]:
+    """Methods of one request: original, retrain, then by average gap, those without one last."""
+    gaps = here[here["metric"] == "avg_gap"].set_index("method")["mean"]
+    methods = list(dict.fromkeys(here["method"]))
+    place = {"original": -2.0, "retrain": -1.0}
+    return sorted(methods, key=lambda m: place.get(m, float(gaps.get(m, math.inf))))
+
+
+def timings(table: pd.DataFrame) -> str:
+    """Seconds as Markdown, with the hardware and the commit of each row."""
+    parts = ["# Seconds", ""]
+    for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False):
+        parts += [f"## {benchmark}, request `{request}`", ""]
+        parts += [_line(["Method", "Seconds", "Seconds / retrain", "Seeds", "Hardware", "Commit", "torch"])]
+        parts += [_line(["---", "---:", "---:", "---:", "---", "---", "---"])]
+        for r in here.itertuples():
+            half = "" if math.isnan(r.ci_high) else f" ± {r.ci_high - r.mean:.3f}"
+            ratio = "-" if math.isnan(r.ratio) else f"{r.ratio:.2f}x"
+            parts.append(_line([r.method, f"{r.mean:.3f}{half}", ratio, str(r.n), r.hardware, r.commit, r.torch]))
+        parts.append("")
+    parts.append(
+        "Unlearning alone, without loading, evaluation or the kernels' start-up, one worker a core; measured by "
+        "the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`."
+    )
+    return "\n".join(parts) + "\n"
+
+
+def metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """benchmark -> request -> method -> metric -> mean, of the headline metrics."""
+    nested: dict[str, Any] = {}
+    for row in table[table["metric"].isin(HEADLINE)].itertuples():
+        place = nested.setdefault(row.benchmark, {}).setdefault(row.request, {}).setdefault(row.method, {})
+        place[row.metric] = round(row.mean, 6)
+    return nested
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(c.replace('|', '/') for c in cells)} |"
+
+
+def _short(status: str) -> str:
+    return status if status == NOT_SERVED else status.split("; ")[0]
