@@ -45,8 +45,9 @@ def run(options: argparse.Namespace) -> str:
     if options.command not in JUDGING:
         check_methods(params)
     if options.command == "check":
-        return f"{config.PARAMS}: {len(params.run)} of {len(params.benchmarks)} benchmarks to run, methods " + ", ".join(
-            params.methods
+        return (
+            f"{config.PARAMS}: {len(params.run)} of {len(params.benchmarks)} benchmarks to run, methods "
+            + ", ".join(params.methods)
         )
     if options.command == "verify":
         from bench import verify

@@ -125,9 +125,7 @@ def audit(dataset: Dataset) -> dict:
             "sha256": digest,
         }
     report["exact_duplicates_across"] = {
-        f"{a} and {b}": len(seen[a].keys() & seen[b].keys())
-        for i, a in enumerate(SPLITS)
-        for b in SPLITS[i + 1 :]
+        f"{a} and {b}": len(seen[a].keys() & seen[b].keys()) for i, a in enumerate(SPLITS) for b in SPLITS[i + 1 :]
     }
     return report
 

@@ -39,9 +39,7 @@ class SmallResNet(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.stages = nn.Sequential(
-            ResidualStage(channels, 32), ResidualStage(32, 32), ResidualStage(32, 64, stride=2)
-        )
+        self.stages = nn.Sequential(ResidualStage(channels, 32), ResidualStage(32, 32), ResidualStage(32, 64, stride=2))
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:

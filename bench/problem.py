@@ -168,7 +168,7 @@ class Problem:
             raise ValueError(f"{len(images)} images and {n} labels")
         if forget.dtype == torch.bool and len(forget) != n:
             raise ValueError(f"the forget mask has {len(forget)} entries for {n} samples")
-        if len(rows) and not (0 <= int(rows.min()) and int(rows.max()) < n):
+        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < n):
             raise ValueError(f"forget positions must lie within 0 and {n - 1}")
         if len(rows.unique()) != len(rows):
             raise ValueError("a forget position stands twice")

@@ -72,7 +72,8 @@ def shuffled(n: int, key: Key) -> Order:
 class Feed(Protocol):
     """What the training loop reads: batches of an epoch, and how many there will be."""
 
-    key: Key
+    @property
+    def key(self) -> Key: ...
 
     def batches(self, batch_size: int, epoch: int) -> Iterator[Batch]: ...
 
@@ -241,5 +242,5 @@ def set_determinism() -> None:
     """One thread and deterministic kernels, so that a job's bytes don't depend on where it runs."""
     torch.set_num_threads(1)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, without importing the compiler
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

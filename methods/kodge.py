@@ -101,20 +101,20 @@ class Kodge(Method):
         candidate, best, best_score = copy.deepcopy(model), copy.deepcopy(model), float("-inf")
         choose = len(alphas_r) * len(alphas_f) > 1
         if choose:
-            best_score = self.validate(model, problem)  # a choice must beat the original
+            best_score = self.score(model, problem)  # a choice must beat the original
         for alpha_f in alphas_f:
             for alpha_r, rest in zip(alphas_r, leftover, strict=True):
                 for name, weight in weights.items():
                     updated = weight - gram_solve(rest[name], forget[name], alpha_f)
-                    target = candidate.get_submodule(name).weight
+                    target = weight_of(candidate.get_submodule(name))
                     target.data.copy_(updated.reshape(target.shape))
-                score = self.validate(candidate, problem) if choose else 0.0
+                score = self.score(candidate, problem) if choose else 0.0
                 if score > best_score:
                     best, best_score = copy.deepcopy(candidate), score
                     problem.notes.update(alpha_r=alpha_r, alpha_f=alpha_f)
         return best.eval()
 
-    def validate(self, model: nn.Module, problem: Problem) -> float:
+    def score(self, model: nn.Module, problem: Problem) -> float:
         view = problem.validation
         return class_score(predict(model, view), view.labels, problem.forgotten_classes, problem.classes)
 
@@ -138,7 +138,9 @@ def first_of_each_class(retain: View, samples: int) -> View:
     present = retain.labels.unique()
     share = samples // len(present)
     if not share:
-        raise ValueError(f"samples is {samples}, but the retain set has {len(present)} classes; give at least that many")
+        raise ValueError(
+            f"samples is {samples}, but the retain set has {len(present)} classes; give at least that many"
+        )
     return retain.select(torch.cat([retain.rows[retain.labels == c][:share] for c in present]))
 
 
@@ -148,10 +150,15 @@ def some_of(forget: View, samples: int, problem: Problem) -> View:
     return forget.select(forget.rows[drawn.to(forget.rows.device)])
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    return layer.weight
+
+
 def grouped(layer: nn.Module) -> Tensor:
     """A layer's weight as [groups, out / groups, d]."""
+    weight = weight_of(layer).detach()
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    weight = layer.weight.detach()
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
@@ -176,7 +183,11 @@ def layer_grams(
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     grams: Grams = {}
-    pickers = {n: PatchPicker(m, len(view), window, max_patches, draw(n)) for n, m in layers.items() if is_conv(m)}
+    pickers = {
+        n: PatchPicker(m, len(view), window, max_patches, draw(n))
+        for n, m in layers.items()
+        if isinstance(m, nn.Conv2d)
+    }
 
     def collect(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -203,22 +214,17 @@ def layer_grams(
     return grams
 
 
-def is_conv(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d)
-
-
 class PatchPicker:
     """Turns a convolution's input maps into its input patches, [groups, patches, d], batch by batch."""
 
     def __init__(
         self,
-        layer: nn.Module,
+        layer: nn.Conv2d,
         images: int,
         window: int | None,
         max_patches: int | None,
         generator: torch.Generator,
     ) -> None:
-        assert isinstance(layer, nn.Conv2d)
         self.layer, self.images, self.window, self.max_patches = layer, images, window, max_patches
         self.generator = generator
         self.corner: tuple[int, int] | None = None

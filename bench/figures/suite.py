@@ -33,6 +33,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
                 half = 0 if math.isnan(row["ci_high"]) else 100 * (row["ci_high"] - row["mean"])
                 axis.errorbar(100 * row["gap"], i, xerr=half, fmt="o", ms=4, color=COLOURS[0], capsize=2, lw=1.2)
             axis.set_title(label, fontsize=9)
+            axis.set_xscale("symlog", linthresh=1)  # -100 and 0.5 both have their place
             axis.margins(x=0.12)
         axes[0][0].set_yticks(range(len(methods)), methods)
         axes[0][0].invert_yaxis()
@@ -46,20 +47,24 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
     gaps = here[here["metric"] == "avg_gap"].set_index("method")
     costs = here[here["metric"] == "samples"].set_index("method")["mean"]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5, 3.4))
+        figure, axis = plt.subplots(figsize=(5.4, 3.4))
         methods = [m for m in gaps.index if m != "retrain"]
         for i, method in enumerate(methods):
             marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
-            axis.scatter(costs[method], 100 * gaps["mean"][method], marker=marker, color=colour, s=38, label=method, zorder=3)
+            axis.scatter(
+                costs[method], 100 * gaps["mean"][method], marker=marker, color=colour, s=38, label=method, zorder=3
+            )
         if "retrain" in gaps.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
             floor = 100 * gaps["floor"]["retrain"]
             if not math.isnan(floor):
                 axis.axhspan(0, floor, color="#bbbbbb", alpha=0.6, lw=0)
-        axis.set_xlabel("samples passed forward and backward, relative to retraining (dotted: retraining)")
+        axis.set_xlabel("samples passed, relative to retraining")
         axis.set_ylabel("average gap to retrain (points)")
         axis.set_xlim(left=-0.04 * max(1.0, costs.max()))
+        axis.set_yscale("symlog", linthresh=1)
         axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_title(title, fontsize=10)
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
@@ -83,8 +88,15 @@ def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) ->
             image = axis.imshow(100 * grid, vmin=0, vmax=100, cmap="cividis", aspect="auto")
             for (i, j), value in np.ndenumerate(grid.to_numpy()):
                 if not math.isnan(value):
-                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5,
-                              color="black" if value > 0.55 else "white")
+                    axis.text(
+                        j,
+                        i,
+                        f"{100 * value:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6.5,
+                        color="black" if value > 0.55 else "white",
+                    )
             axis.set_xticks(range(grid.shape[1]), grid.columns)
             axis.set_title(target, fontsize=9)
             axis.set_xlabel("class")

@@ -29,7 +29,7 @@ def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
     )
     bundle = files("itables").joinpath("html/dt_bundle.js").read_bytes()
     sections = [
-        section(params, benchmark, request, here, judged)
+        section(params, str(benchmark), str(request), here, judged)
         for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False)
     ]
     return environment.get_template("index.html").render(
@@ -50,7 +50,9 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame, judged:
         status = next(iter(values.values())).status
         pinned = PINNED.index(method) if method in PINNED else len(PINNED)
         cells = [cell(values[m]) if m in values else {"order": math.inf, "value": "-"} for m in shown]
-        rows.append({"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells})
+        rows.append(
+            {"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells}
+        )
     floors = here[here["method"] == "retrain"].set_index("metric")["floor"]
     return {
         "id": f"{name}-{request}",

@@ -27,7 +27,7 @@ MEANING = {
     "mia_salun": "share of the forget set that an SVC fitted on retain against test calls non-member",
     "ACC_r": "test accuracy on retained classes",
     "ACC_f": "test accuracy on the forgotten class",
-    "mia_kodge": "share of the forgotten class's test samples that an SVC fitted on retain against forget calls forgotten",
+    "mia_kodge": "share of the forgotten class's test samples that an SVC fitted on retain against forget calls so",
     "mia_loss_auc": "cross-fitted logistic regression of the loss, forget set against unseen samples of its classes",
     "samples": "samples passed forward and backward, relative to retraining",
 }

@@ -36,7 +36,9 @@ def run(params: Params, benchmark: str, method: str) -> str:
     runs = pd.DataFrame([row for rows, _ in judged for row in rows], columns=RUN_COLUMNS)
     classes = pd.DataFrame([row for _, rows in judged for row in rows], columns=CLASS_COLUMNS)
     folder = store.table_folder(benchmark, method)
-    store.write_json(folder / "method.json", store.read_json(store.predictions_folder(benchmark, method) / "method.json"))
+    store.write_json(
+        folder / "method.json", store.read_json(store.predictions_folder(benchmark, method) / "method.json")
+    )
     store.write_text(folder / "runs.csv", runs.to_csv(index=False))
     store.write_text(folder / "classes.csv", classes.to_csv(index=False))
     return f"{len(jobs)} runs, {runs['metric'].nunique()} metrics"

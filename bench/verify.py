@@ -1,0 +1,84 @@
+"""`verify`: make a sample of the finished files once more, and compare their hashes."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.forget import Target
+from bench.jobs import fan_out
+from bench.seeds import numpy_generator
+from bench.stages import train, unlearn
+
+
+def run(params: Params, runs: int) -> str:
+    """Repeat one original a benchmark and `runs` runs, drawn over all benchmarks and methods.
+
+    Raises:
+        BadInput: a file differs from the one that the pipeline made, or there is none to compare.
+    """
+    jobs = [
+        (params, benchmark, method, target, seed)
+        for benchmark in params.run
+        for method in params.methods
+        for target, seed in unlearn.runs(params, benchmark, method)
+    ]
+    drawn = sorted(numpy_generator("verify").permutation(len(jobs))[:runs])
+    originals = [(params, benchmark, params.benchmark(benchmark).seeds[0]) for benchmark in params.run]
+    compared = fan_out(repeat_original, originals, "verify originals")
+    compared += fan_out(repeat_run, [jobs[i] for i in drawn], "verify runs")
+    for path, same in compared:
+        print(f"{'same     ' if same else 'DIFFERENT'}  {path}")
+    different = [path for path, same in compared if not same]
+    if different:
+        raise BadInput(
+            f"{len(different)} of {len(compared)} files differ when made again. They were made by other code, "
+            "package versions or hardware, or a method draws from outside its problem's generators. "
+            "`dvc repro -f -s STAGE` makes a stage's files anew"
+        )
+    return f"verify: {len(compared)} files made again, all with the same bytes"
+
+
+def repeat_original(params: Params, benchmark: str, seed: int) -> tuple[Path, bool]:
+    """Train an original again; whether its weights are the same bytes."""
+    path = store.model_file(benchmark, seed)
+    with elsewhere("datasets"):
+        train.train_original(params, benchmark, seed)
+        again = store.sha256(path)
+    return path, again == _present(path)
+
+
+def repeat_run(params: Params, benchmark: str, method: str, target: Target, seed: int) -> tuple[Path, bool]:
+    """Unlearn again; whether predictions and sidecar are the same bytes."""
+    path = store.run_file(benchmark, method, target.name, seed)
+    files = [path.with_suffix(".json"), path]
+    with elsewhere("datasets", "models"):
+        unlearn.one_run(params, benchmark, method, target, seed)
+        again = [store.sha256(f) if f.exists() else None for f in files]
+    return path, again == [_present(files[0]), store.sha256(path) if path.exists() else None]
+
+
+def _present(path: Path) -> str:
+    if not path.exists():
+        raise BadInput(f"{path}: no such file to compare with; run `dvc repro` or `dvc checkout` first")
+    return store.sha256(path)
+
+
+@contextmanager
+def elsewhere(*inputs: str) -> Iterator[None]:
+    """Work in a temporary folder in which only these parts of data/ are seen; results vanish with it."""
+    home = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / store.DATA
+        data.mkdir()
+        for name in inputs:
+            (data / name).symlink_to((home / store.DATA / name).resolve())
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(home)
