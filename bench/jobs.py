@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from bench.errors import BadInput
@@ -43,11 +44,11 @@ def fan_out(function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], la
         BadInput: a worker was killed, most often because memory ran out.
     """
     todo = list(jobs)
-    workers = min(worker_count(), len(todo))
+    workers = max(1, min(worker_count(), len(todo)))
     results: list[Result] = []
     progress = Progress(label, len(todo))
     try:
-        with parallel_config(backend="loky", inner_max_num_threads=1):
+        with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
             done = Parallel(n_jobs=workers, return_as="generator")(delayed(function)(*job) for job in todo)
             for result in done:
                 results.append(result)

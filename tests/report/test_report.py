@@ -1,0 +1,277 @@
+"""The leaderboard's tables and page from small run tables made by hand."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.figures import suite
+from bench.figures.style import save
+from bench.report import page, tables, text
+from bench.stages import attack
+
+SEEDS = [0, 1, 2]
+METRICS = {"UA": 0.9, "RA": 0.99, "TA": 0.95, "mia_salun": 0.8, "ACC_r": 0.95, "ACC_f": 0.1}
+
+
+def params(**methods) -> Params:
+    return Params.model_validate(
+        {
+            "run": ["bench-a"],
+            "benchmarks": {
+                "bench-a": {
+                    "dataset": "digits",
+                    "validation": 0.1,
+                    "architecture": "resnet-small",
+                    "training": {"epochs": 1, "batch_size": 2, "lr": 0.1},
+                    "requests": {
+                        "class": {"kind": "class", "targets": [0, 1]},
+                        "random": {"kind": "random", "fraction": 0.1},
+                    },
+                    "seeds": SEEDS,
+                }
+            },
+            "methods": {"original": {}, "retrain": {}, **methods},
+        }
+    )
+
+
+def card(serves=("class", "random"), **paper) -> dict:
+    return {
+        "card": {
+            "paper": paper or None,
+            "serves": sorted(serves),
+            "reads": ["forget"],
+            "labels": True,
+            "trains": True,
+        },
+        "hyperparameters": {"lr": 0.1},
+    }
+
+
+def value(method: str, target: str, seed: int, metric: str) -> float:
+    shift = {"original": 0.1, "retrain": 0.0}.get(method, 0.02)
+    return METRICS[metric] + shift + 0.01 * seed + (0.005 if target == "class-1" else 0)
+
+
+def write_tables(method: str, card_: dict, failed: set = frozenset(), reason: str = "ValueError: boom") -> None:
+    rows, classes = [], []
+    for request, targets in {"class": ["class-0", "class-1"], "random": ["random"]}.items():
+        if request not in card_["card"]["serves"]:
+            continue
+        for target in targets:
+            for seed in SEEDS:
+                run = {"benchmark": "bench-a", "request": request, "target": target, "method": method, "seed": seed}
+                if (target, seed) in failed:
+                    rows.append(run | {"status": f"failed: {reason}"})
+                    continue
+                named = {m: value(method, target, seed, m) for m in METRICS}
+                named |= {
+                    "samples_forward": 100 if method == "retrain" else 25,
+                    "samples_backward": 100 if method == "retrain" else 25,
+                }
+                rows += [run | {"status": "ok", "metric": m, "value": v} for m, v in named.items()]
+                classes += [run | {"class": c, "accuracy": 0.1 * c} for c in range(3)]
+    folder = store.table_folder("bench-a", method)
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows, columns=attack.RUN_COLUMNS).to_csv(folder / "runs.csv", index=False)
+    pd.DataFrame(classes, columns=attack.CLASS_COLUMNS).to_csv(folder / "classes.csv", index=False)
+    store.write_json(folder / "method.json", card_)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tables("original", card())
+    write_tables("retrain", card())
+    return tmp_path
+
+
+def build(**methods):
+    settings = params(**methods)
+    judged = tables.read(settings)
+    return settings, judged, tables.leaderboard(settings, judged)
+
+
+def find(table, **where):
+    for column, wanted in where.items():
+        table = table[table[column] == wanted]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_row_by_hand(folder):
+    write_tables("salun", card())
+    _, _, table = build(salun={})
+    assert list(table.columns) == tables.COLUMNS
+    row = find(table, request="class", method="salun", metric="UA")
+    per_seed = [np.mean([value("salun", t, s, "UA") for t in ("class-0", "class-1")]) for s in SEEDS]
+    half = 4.302652729911275 * np.std(per_seed, ddof=1) / math.sqrt(3)  # t(0.975, 2)
+    assert row["mean"] == pytest.approx(np.mean(per_seed))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((np.mean(per_seed) - half, np.mean(per_seed) + half))
+    assert row["n"] == 3
+    assert row["gap"] == pytest.approx(0.02)
+    assert row["floor"] == pytest.approx(4.302652729911275 * 0.01 * math.sqrt(2 / 3))
+    assert row["status"] == "ok"
+
+
+def test_average_gap_is_that_of_saluns_table(folder):
+    _, _, table = build()
+    assert find(table, request="class", method="original", metric="avg_gap")["mean"] == pytest.approx(0.1)
+    assert find(table, request="class", method="retrain", metric="avg_gap")["mean"] == 0
+
+
+def test_cost_is_relative_to_retrain_and_has_no_gap(folder):
+    _, _, table = build()
+    row = find(table, request="random", method="original", metric="samples")
+    assert row["mean"] == pytest.approx(0.25)
+    assert math.isnan(row["gap"])
+    assert find(table, request="random", method="retrain", metric="samples")["mean"] == 1
+
+
+def test_failed_runs_take_their_seed_out_and_are_told(folder):
+    write_tables("salun", card(), failed={("class-1", 2)})
+    _, _, table = build(salun={})
+    row = find(table, request="class", method="salun", metric="UA")
+    assert row["n"] == 2
+    assert row["status"] == "failed: 1 of 6 runs; ValueError: boom"
+    assert row["mean"] == pytest.approx(METRICS["UA"] + 0.02 + 0.0025 + 0.005)  # seeds 0 and 1
+    assert find(table, request="random", method="salun", metric="UA")["status"] == "ok"
+
+
+def test_a_method_that_fails_throughout_has_a_row_without_numbers(folder):
+    write_tables("salun", card(), failed={(t, s) for t in ("class-0", "class-1") for s in SEEDS})
+    settings, judged, table = build(salun={})
+    row = find(table, request="class", method="salun")
+    assert row["status"].startswith("failed: 6 of 6 runs")
+    assert row["n"] == 0
+    assert math.isnan(row["mean"])
+    assert "failed: 6 of 6 runs" in text.leaderboard(table)
+    assert "ValueError: boom" in page.render(settings, table, judged)
+
+
+def test_a_request_that_a_method_does_not_serve_is_shown_as_such(folder):
+    write_tables("kodge", card(serves=["class"]))
+    settings, judged, table = build(kodge={})
+    assert find(table, request="random", method="kodge")["status"] == "not served"
+    assert "does not serve this request" in page.render(settings, table, judged)
+    suite.gap_to_retrain(table[table["request"] == "random"], "t")  # draws without it
+
+
+def test_files_of_removed_methods_are_not_read(folder):
+    write_tables("salun", card())
+    _, _, table = build()
+    assert set(table["method"]) == {"original", "retrain"}
+
+
+def test_a_missing_table_is_an_error(folder):
+    with pytest.raises(BadInput, match="salun"):
+        build(salun={})
+
+
+def test_an_empty_table_file_is_an_error(folder):
+    (store.table_folder("bench-a", "original") / "runs.csv").write_text("")
+    with pytest.raises(BadInput, match="damaged"):
+        build()
+
+
+def test_markdown_has_a_line_a_method_and_marks_the_floor(folder):
+    write_tables("salun", card())
+    lines = text.leaderboard(build(salun={})[2]).splitlines()
+    rows = [line for line in lines if line.startswith("| salun")]
+    assert len(rows) == 2
+    assert "93.25 ± 2.48*" in rows[0]  # gap 2.0 points, floor 3.5
+    original = next(line for line in lines if line.startswith("| original"))
+    assert "101.25 ± 2.48 " in original  # gap 10 points
+
+
+def test_numbers_for_dvc_metrics(folder):
+    nested = text.metrics(build()[2])
+    assert nested["bench-a"]["random"]["retrain"]["UA"] == pytest.approx(0.91)
+    json.dumps(nested, allow_nan=False)
+
+
+def test_page_loads_nothing_from_elsewhere_and_is_the_same_twice(folder):
+    settings, judged, table = build()
+    html = page.render(settings, table, judged)
+    assert html == page.render(settings, table, judged)
+    loaded = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)|url\(([^)]+)\)|import\(["']([^"']+)""", html)
+    sources = [next(filter(None, found)) for found in loaded]
+    outside = [
+        s
+        for s in sources
+        if not s.startswith(("#", "data:")) and s not in {"leaderboard.csv", "leaderboard.md", "timings.md"}
+    ]
+    assert outside == []
+
+
+def test_page_links_papers_and_escapes_what_it_is_given(folder):
+    evil = "<script>alert(1)</script>"
+    write_tables(
+        "salun", card(title=evil, authors="A", venue="V", year=2024, url="https://example.org"), {("random", 0)}, evil
+    )
+    html = page.render(*(lambda s, j, t: (s, t, j))(*build(salun={})))
+    assert evil not in html
+    assert html.count("&lt;script&gt;alert(1)") == 2
+    assert 'href="https://example.org"' in html
+
+
+def test_rows_read_without_javascript(folder):
+    settings, judged, table = build()
+    body = page.render(settings, table, judged).split("<tbody>")[1]
+    first, second = re.findall(r'<a href="#method-([a-z_]+)">', body)[:2]
+    assert (first, second) == ("original", "retrain")
+
+
+def write_costs(method, seconds, hardware="machine A"):
+    runs = [
+        {
+            "request": r,
+            "target": r,
+            "seed": s,
+            "status": "ok",
+            "reason": "",
+            "seconds": seconds + s,
+            "peak_device_bytes": None,
+        }
+        for r in ("class", "random")
+        for s in SEEDS
+    ]
+    stamp = {"commit": "abc", "hardware": hardware, "versions": {"torch": "2.15.0"}}
+    store.write_json(store.cost_file("bench-a", method), {"stamp": stamp, "runs": runs})
+
+
+def test_seconds_are_compared_on_equal_hardware_alone(folder):
+    write_costs("original", 1.0, "machine B")
+    write_costs("retrain", 3.0)
+    write_costs("salun", 1.0)
+    table = tables.timings(params(salun={}))
+    assert list(table.columns) == tables.TIMING_COLUMNS
+    assert find(table, request="class", method="salun")["ratio"] == pytest.approx(2 / 4)
+    assert math.isnan(find(table, request="class", method="original")["ratio"])
+    assert "| original | 2.000 ± 2.484 | - | 3 | machine B | abc |" in text.timings(table)
+
+
+def test_figures_have_the_same_bytes_twice(folder, tmp_path):
+    _, judged, table = build()
+    here = table[table["request"] == "class"]
+    for run in ("a", "b"):
+        save(suite.gap_to_retrain(here, "t"), tmp_path / run / "gap")
+        save(suite.forgetting_against_cost(here, "t"), tmp_path / run / "cost")
+        save(suite.accuracy_per_class(judged.classes, ["original", "retrain"], "t"), tmp_path / run / "classes")
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_heat_map_shows_the_accuracies(folder):
+    _, judged, _ = build()
+    classes = judged.classes[judged.classes["request"] == "class"]
+    figure = suite.accuracy_per_class(classes, ["original", "retrain"], "t")
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, [[0, 10, 20], [0, 10, 20]], atol=1e-9)

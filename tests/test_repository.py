@@ -1,0 +1,122 @@
+"""What must hold of the repository itself."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = sorted(p for folder in ("bench", "methods", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
+PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
+LOADERS = {("torch", "load"), ("joblib", "load"), ("pd", "read_pickle"), ("pandas", "read_pickle")}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere in it, `from package import module` as package.module too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_pickle_is_loaded(path):
+    tree = ast.parse(path.read_text())
+    assert not {name.split(".")[0] for name in imports(path)} & PICKLING
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in LOADERS
+        if isinstance(node, ast.keyword) and node.arg in {"allow_pickle", "weights_only"}:
+            raise AssertionError(f"{node.arg} in {path}")
+
+
+def module_file(name: str) -> Path | None:
+    base = ROOT / Path(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def closure(start: Path) -> set[str]:
+    """Files of bench/ and methods/ that a module imports, directly or not, itself included."""
+    seen: set[Path] = set()
+    todo = [start]
+    while todo:
+        path = todo.pop()
+        if path not in seen:
+            seen.add(path)
+            todo += [f for name in imports(path) if (f := module_file(name)) and f.suffix == ".py"]
+    return {str(p.relative_to(ROOT)) for p in seen if p.read_text().strip() and p.parent.name != "tests"}
+
+
+@pytest.mark.parametrize("stage", ["data", "train", "unlearn", "attack", "leaderboard", "timings", "figures"])
+def test_stage_depends_on_every_module_that_it_imports(stage):
+    """Else a change of that module would leave a stale result that calls itself fresh."""
+    definition = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]
+    deps = {d for d in definition["deps"] if not d.startswith("data/")}
+    needed = {
+        f for f in closure(ROOT / f"bench/stages/{stage}.py") if not re.fullmatch(r"bench/(\w+/)?__init__\.py", f)
+    }
+    if stage == "unlearn":
+        deps.remove("methods/${item.method}.py")  # each method's own file
+        for method in (ROOT / "methods").glob("*.py"):
+            needed |= closure(method) if method.stem not in {"__init__", "base", "steps"} else set()
+        needed = {f for f in needed if f in deps or not re.fullmatch(r"methods/(?!base|steps|__init__)\w+\.py", f)}
+    covered = {f for f in needed if f in deps or any(f.startswith(f"{d}/") for d in deps)}
+    assert not needed - covered
+    folders = {d for d in deps if (ROOT / d).is_dir()}
+    assert not deps - needed - folders, "listed, but not imported"
+
+
+@pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures"])
+def test_judging_imports_no_torch(stage):
+    code = f"import sys, bench.__main__, bench.stages.{stage}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_methods_see_only_the_contract_the_problem_and_training():
+    allowed = {"bench.config", "bench.problem", "bench.training", "bench.seeds"}
+    for path in (ROOT / "methods").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        ours = {name for name in imports(path) if name.split(".")[0] in {"bench", "methods"}}
+        for name in ours:
+            module = next(m for m in (name, name.rpartition(".")[0]) if module_file(m))
+            assert module in allowed | {"methods.base", "methods.steps"}, f"{path.name} imports {name}"
+
+
+def test_lock_files_name_no_registry():
+    for lock in ("requirements.lock", "requirements-uv.lock"):
+        text = (ROOT / lock).read_text()
+        assert "--hash=sha256:" in text
+        assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
+
+
+def test_readme_shows_the_committed_leaderboard():
+    """Copy the tables of reports/leaderboard.md between the markers of the README when results change."""
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- leaderboard -->\n")[1].split("<!-- end -->")[0]
+    tables = [line for line in (ROOT / "reports/leaderboard.md").read_text().splitlines() if line.startswith("|")]
+    assert [line for line in shown.splitlines() if line.startswith("|")] == tables
+
+
+def test_readme_example_runs():
+    """The ten lines of the README, as a reader would paste them."""
+    block = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    completed = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert len([line for line in block.splitlines() if line.strip()]) <= 12
+
+
+def test_every_link_of_the_documentation_leads_somewhere():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
