@@ -19,6 +19,8 @@ from bench.metrics.statistics import noise_floor, over_seeds
 COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap", "floor", "status"]
 TIMING_COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "ratio"]
 TIMING_COLUMNS += ["hardware", "commit", "torch"]
+RUN_TYPES = {"metric": str, "status": str, "value": float}  # a table without rows has them too
+CLASS_TYPES = {"class": int, "accuracy": float}
 PINNED = ("original", "retrain")
 AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.12508, Table 1)
 COSTS = ("samples", "samples_forward", "samples_backward")
@@ -50,8 +52,8 @@ def read(params: Params) -> Judged:
         for method in params.methods:
             folder = store.table_folder(benchmark, method)
             try:
-                runs.append(pd.read_csv(folder / "runs.csv", dtype={"metric": str, "status": str}))
-                classes.append(pd.read_csv(folder / "classes.csv"))
+                runs.append(pd.read_csv(folder / "runs.csv", dtype=RUN_TYPES))
+                classes.append(pd.read_csv(folder / "classes.csv", dtype=CLASS_TYPES))
             except FileNotFoundError as error:
                 raise BadInput(f"{error.filename}: no such file; `dvc repro` makes it") from None
             except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

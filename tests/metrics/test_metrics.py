@@ -173,7 +173,7 @@ def test_mia_kodge_is_0_on_an_original():
 
 
 def test_mia_kodge_is_the_published_procedure():
-    run = judged(retain=0.8, forget=0.7, forget_test=0.74)
+    run = judged(retain=0.8, forget=0.7, forget_test=0.75)
     retain, forget = (np.exp(p.log_confidence) for p in (run.retain_train, run.forget_train))
     svc = SVC(C=3, gamma="auto", kernel="rbf")
     svc.fit(np.r_[retain, forget].reshape(-1, 1), np.r_[np.ones(len(retain)), np.zeros(len(forget))])

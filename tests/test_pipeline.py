@@ -1,0 +1,211 @@
+"""The real pipeline in a temporary copy of the repository, at small scale."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from bench import store
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = """
+run: [small]
+benchmarks:
+  small:
+    dataset: digits
+    validation: 0.1
+    architecture: resnet-small
+    training: {epochs: 1, batch_size: 64, lr: 0.05}
+    requests:
+      class: {kind: class, targets: [3]}
+      random: {kind: random, fraction: 0.1}
+    seeds: [0, 1]
+methods:
+  original: {}
+  retrain: {}
+  kodge: {alpha_r: 100, alpha_f: 3}
+  broken: {}
+  diverging: {}
+"""
+BROKEN = '''
+"""A method that raises for one seed of two."""
+from methods.base import EVERY_REQUEST, Card, Method
+
+
+class Broken(Method):
+    card = Card(serves=EVERY_REQUEST, reads=frozenset({"forget"}), labels=False, trains=False)
+
+    def unlearn(self, model, problem):
+        if problem.key[-1] == 1:
+            raise RuntimeError("it was not to be")
+        return model
+'''
+DIVERGING = '''
+"""A method whose outputs are not finite."""
+from methods.base import CLASS_REQUESTS, Card, Method
+
+
+class Diverging(Method):
+    card = Card(serves=CLASS_REQUESTS, reads=frozenset({"forget"}), labels=False, trains=False)
+
+    def unlearn(self, model, problem):
+        model.head.weight.data.fill_(float("nan"))
+        return model
+'''
+
+
+def copy_of_the_repository(to: Path) -> Path:
+    """The files that git knows or would take, as a repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():  # a deleted file is still listed
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    subprocess.run(["git", "init", "-q"], cwd=to, check=True)
+    return to
+
+
+def call(folder: Path, *command: str, workers: int = 2) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {
+        "PATH": path,
+        "LETHE_WORKERS": str(workers),
+        "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site"),
+        "DVC_NO_ANALYTICS": "1",
+    }
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def repro(folder: Path, workers: int = 2) -> list[str]:
+    """Run the pipeline; the stages that ran."""
+    done = call(folder, "dvc", "repro", workers=workers)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"Running stage '([^']+)'", done.stdout)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    lock = YAML(typ="safe").load(folder / "dvc.lock")
+    return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """The pipeline run once with one worker; old results of the repository are taken away first."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("one"))
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    shutil.rmtree(folder / "reports", ignore_errors=True)
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "methods/broken.py").write_text(BROKEN)
+    (folder / "methods/diverging.py").write_text(DIVERGING)
+    repro(folder, workers=1)
+    return folder
+
+
+@pytest.mark.xdist_group("pipeline")
+class TestPipeline:
+    def test_leaderboard_has_numbers_and_tells_failures(self, small):
+        table = pd.read_csv(small / "reports/leaderboard.csv", keep_default_na=True)
+        status = table.drop_duplicates(["request", "method"]).set_index(["request", "method"])["status"]
+        assert status["class", "kodge"] == "ok"
+        assert status["random", "kodge"] == "not served"
+        assert status["class", "broken"] == "failed: 1 of 2 runs; RuntimeError: it was not to be"
+        assert status["class", "diverging"].startswith("failed: 2 of 2 runs; outputs are not finite on train")
+        retrain = table[(table["request"] == "class") & (table["method"] == "retrain")].set_index("metric")
+        assert retrain["mean"]["ACC_f"] == 0
+        assert retrain["mean"]["ACC_r"] > 0.5
+        assert retrain["gap"].dropna().eq(0).all()
+        assert (table.loc[table["method"].isin(["original", "retrain"]), "n"] == 2).all()
+
+    def test_every_output_is_there(self, small):
+        for name in ("index.html", "leaderboard.md", "metrics.json", "timings.csv", "timings.md"):
+            assert (small / "reports" / name).stat().st_size > 0
+        figures = {p.suffix for p in (small / "reports/figures").iterdir()}
+        assert figures == {".pdf", ".png"}
+        logits = store.read_tensors(small / "data/predictions/small/kodge/class-3/seed-1.safetensors")
+        assert {k: v.shape for k, v in logits.items()} == {
+            "train": (1293, 10),
+            "validation": (144, 10),
+            "test": (360, 10),
+        }
+        assert all(v.dtype == "float32" for v in logits.values())
+        assert not (small / "data/predictions/small/diverging/class-3/seed-0.safetensors").exists()
+
+    def test_dvc_metrics_show(self, small):
+        shown = call(small, "dvc", "metrics", "show")
+        assert shown.returncode == 0, shown.stderr
+        assert "small.class.retrain.UA" in shown.stdout
+
+    def test_unchanged_nothing_runs(self, small):
+        assert repro(small) == []
+
+    def test_two_workers_from_scratch_give_the_same_bytes(self, small, tmp_path):
+        other = copy_of_the_repository(tmp_path)
+        for name in ("params.yaml", "methods/broken.py", "methods/diverging.py"):
+            shutil.copy2(small / name, other / name)
+        (other / "dvc.lock").unlink(missing_ok=True)
+        assert "train@small" in repro(other, workers=2)
+        a, b = hashes(small), hashes(other)
+        assert a.keys() == b.keys()
+        different = {path for path in a if a[path] != b[path]}
+        assert all(path.startswith(("data/costs/", "reports/timings.")) for path in different)
+
+    def test_verify_agrees_and_finds_a_changed_file(self, small):
+        assert "same bytes" in call(small, sys.executable, "-m", "bench", "verify", "--runs", "99").stdout
+        path = small / "data/predictions/small/retrain/random/seed-0.safetensors"
+        kept = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        found = call(small, sys.executable, "-m", "bench", "verify", "--runs", "99")
+        path.write_bytes(kept)
+        assert found.returncode == 1
+        assert "DIFFERENT" in found.stdout
+        assert "retrain/random/seed-0" in found.stdout
+
+    def test_a_deleted_output_comes_back_from_the_cache(self, small):
+        path = small / "data/predictions/small/kodge/class-3/seed-0.safetensors"
+        before = path.read_bytes()
+        shutil.rmtree(path.parent)
+        assert repro(small) == []
+        assert path.read_bytes() == before
+
+    def test_a_changed_hyperparameter_runs_that_methods_stages_and_the_reports(self, small):
+        (small / "params.yaml").write_text(PARAMS.replace("alpha_r: 100", "alpha_r: 10"))
+        ran = repro(small)
+        assert ran[:2] == ["unlearn@small-kodge", "attack@small-kodge"]
+        assert sorted(ran[2:]) == ["figures", "leaderboard", "timings"]
+        (small / "params.yaml").write_text(PARAMS)
+        assert set(repro(small)) <= {"leaderboard", "timings", "figures"}  # the runs come from DVC's cache
+
+    def test_a_typo_stops_before_anything_runs(self, small):
+        (small / "params.yaml").write_text(PARAMS.replace("alpha_r: 100", "alpha_q: 100"))
+        done = call(small, "dvc", "repro")
+        (small / "params.yaml").write_text(PARAMS)
+        assert done.returncode != 0
+        assert "methods.kodge.alpha_q: unknown key 'alpha_q'" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+
+    def test_an_original_that_diverges_stops_with_its_key(self, small, tmp_path):
+        other = copy_of_the_repository(tmp_path)
+        (other / "params.yaml").write_text(
+            PARAMS.replace("lr: 0.05", "lr: 1e30").replace("  broken: {}\n  diverging: {}\n", "")
+        )
+        call(other, sys.executable, "-m", "bench", "data", "small")
+        done = call(other, sys.executable, "-m", "bench", "train", "small")
+        assert done.returncode == 1
+        assert "benchmarks.small.training: the original of seed 0 diverged" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_committed_lock_is_up_to_date(tmp_path):
+    """On a copy without any data, DVC finds nothing that would have to run."""
+    done = call(copy_of_the_repository(tmp_path), "dvc", "repro", "--dry", "--allow-missing")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Running stage" not in done.stdout, f"run `dvc repro` and commit dvc.lock:\n{done.stdout}"
