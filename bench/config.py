@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -61,6 +61,12 @@ class Recipe(Section):
     nesterov: bool = False
     schedule: Schedule = "constant"
 
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "Recipe":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
 
 class ClassRequest(Section):
     """Forget all training images of a class; one target a class."""
@@ -91,7 +97,8 @@ class Benchmark(Section):
 
     @field_validator("requests")
     @classmethod
-    def _classes_exist(cls, requests: dict[str, Request], info: Any) -> dict[str, Request]:
+    def _targets(cls, requests: dict[str, Request], info: Any) -> dict[str, Request]:
+        """Every class is in the data set, and no two targets share a name (and so a folder)."""
         count = CLASSES.get(info.data.get("dataset", ""), float("inf"))
         wrong = [
             f"{name}.targets: class {target} is not in {info.data['dataset']}, whose classes are 0 to {count - 1}"
@@ -100,9 +107,18 @@ class Benchmark(Section):
             for target in request.targets
             if target >= count
         ]
+        names = [target for name, request in requests.items() for target in target_names(name, request)]
+        wrong += [
+            f"two targets are called '{n}'; rename a request" for n in sorted({n for n in names if names.count(n) > 1})
+        ]
         if wrong:
             raise ValueError("; ".join(wrong))
         return requests
+
+
+def target_names(name: str, request: ClassRequest | RandomRequest) -> list[str]:
+    """Names of a request's targets, each a folder of runs: 'class-3', 'random'."""
+    return [f"{name}-{c}" for c in request.targets] if isinstance(request, ClassRequest) else [name]
 
 
 class Params(Section):
@@ -136,7 +152,7 @@ class Params(Section):
 
 def unknown(name: object, known: Iterable[str], what: str) -> str:
     """'unknown method 'salum': did you mean 'salun'?', or the list of what there is."""
-    known = sorted(known)
+    known = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known) or 'none'}"
     return f"unknown {what} '{name}'; {hint}"
@@ -172,6 +188,8 @@ def read_yaml(path: Path) -> Any:
         raw = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file here; run the command from the root of the project") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -184,7 +202,9 @@ def _cross_references(raw: Mapping[str, Any]) -> list[str]:
     found = []
     benchmarks, methods, run = raw.get("benchmarks"), raw.get("methods"), raw.get("run")
     if isinstance(run, list) and isinstance(benchmarks, dict):
-        found += [f"run: {unknown(n, benchmarks, 'benchmark')}" for n in run if n not in benchmarks]
+        found += [
+            f"run: {unknown(n, benchmarks, 'benchmark')}" for n in run if isinstance(n, str) and n not in benchmarks
+        ]
     if not isinstance(methods, dict):
         return found
     files = method_files()

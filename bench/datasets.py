@@ -65,13 +65,22 @@ SOURCES: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits}
 
 
 def build(name: str, validation: float) -> Dataset:
-    """Load a source and hold out a stratified share `validation` of its training part."""
+    """Load a source and hold out a stratified share `validation` of its training part.
+
+    Raises:
+        BadInput: the share leaves no sample of some class on one side.
+    """
     from sklearn.model_selection import train_test_split
 
     train, test = SOURCES[name]()
-    kept, held_out = train_test_split(
-        np.arange(len(train.labels)), test_size=validation, stratify=train.labels, random_state=SPLIT_SEED
-    )
+    try:
+        kept, held_out = train_test_split(
+            np.arange(len(train.labels)), test_size=validation, stratify=train.labels, random_state=SPLIT_SEED
+        )
+    except ValueError as error:
+        raise BadInput(
+            f"validation: {validation} does not split {len(train.labels)} images of {name}: {error}"
+        ) from None
     kept, held_out = np.sort(kept), np.sort(held_out)
     scaled = train.images[kept] / 255
     return Dataset(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.config import Benchmark, ClassRequest, RandomRequest
+from bench.config import PARAMS, Benchmark, ClassRequest, RandomRequest, target_names
+from bench.errors import BadInput
 from bench.seeds import numpy_generator
 
 
@@ -30,16 +31,23 @@ def targets(name: str, benchmark: Benchmark, labels: np.ndarray) -> list[Target]
         name: the benchmark's name, from which random requests draw.
         benchmark: its section of params.yaml.
         labels: labels of the training split, int64 [n].
+
+    Raises:
+        BadInput: a fraction comes to nothing or to everything.
     """
     found = []
     for request, section in benchmark.requests.items():
         match section:
             case ClassRequest():
-                for c in section.targets:
-                    chosen = np.flatnonzero(labels == c)
-                    found.append(Target(request, f"{request}-{c}", section.kind, (c,), chosen))
+                for c, target in zip(section.targets, target_names(request, section), strict=True):
+                    found.append(Target(request, target, section.kind, (c,), np.flatnonzero(labels == c)))
             case RandomRequest():
-                size = max(1, round(section.fraction * len(labels)))
+                size = round(section.fraction * len(labels))
+                if not 0 < size < len(labels):
+                    raise BadInput(
+                        f"{PARAMS}: benchmarks.{name}.requests.{request}.fraction: {section.fraction} of "
+                        f"{len(labels)} training images is {size}; it must leave some to forget and some to retain"
+                    )
                 draw = numpy_generator(name, request, "forget set").choice(len(labels), size, replace=False)
                 found.append(Target(request, request, section.kind, (), np.sort(draw)))
     return found

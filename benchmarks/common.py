@@ -23,12 +23,12 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
     return statistics.median(taken)
 
 
-def report(name: str, title: str, columns: list[str], rows: list[list[str]], notes: str = "") -> None:
+def report(name: str, title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print the table as Markdown and write it to benchmarks/results/NAME.md."""
     versions = ", ".join(f"{k} {v}" for k, v in provenance.versions().items())
     lines = [f"# {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", *([notes, ""] if notes else [])]
+    lines.append("")
     lines += [f"Hardware: {provenance.hardware()}. Commit {provenance.commit()}. {versions}."]
     lines += [f"Made by `python benchmarks/{name}.py`."]
     text = "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.config import PARAMS, Params, explain, method_files, unknown
 from bench.errors import BadInput
-from methods.base import Method
+from methods.base import Card, Method
 
 
 def find(name: str) -> type[Method]:
@@ -34,6 +34,8 @@ def find(name: str) -> type[Method]:
     ]
     if len(own) != 1:
         raise BadInput(f"methods/{name}.py: must define one subclass of Method, and defines {len(own)}")
+    if not isinstance(getattr(own[0], "card", None), Card):
+        raise BadInput(f"methods/{name}.py: {own[0].__name__} must state its card: card = Card(...)")
     return own[0]
 
 

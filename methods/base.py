@@ -38,8 +38,8 @@ class Card(Statement):
     Attributes:
         paper: its source; none for the reference rows.
         serves: the kinds of request that it is meant for; others are shown as not served.
-        reads: the data that it may touch, of 'forget', 'retain', 'validation'; reading other data
-            makes the run fail.
+        reads: the data that it may touch, of 'forget', 'retain', 'validation'; asking the problem
+            for another makes the run fail.
         labels: whether it reads labels.
         trains: whether it takes gradient steps.
     """

@@ -18,6 +18,7 @@ windows and patch cap. What differs, and why:
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -59,8 +60,16 @@ def forget_update(weight: Tensor, retain: Tensor, forget: Tensor, alpha_r: float
 
 
 def class_score(logits: Tensor, labels: Tensor, forgotten: tuple[int, ...], classes: int) -> float:
-    """ACC_r (1 - ACC_f): accuracies over the samples of retained and of forgotten classes."""
+    """ACC_r (1 - ACC_f): accuracies over the samples of retained and of forgotten classes.
+
+    Raises:
+        ValueError: there is no sample of a forgotten class.
+    """
     correct, total = accuracy_per_class(logits, labels, classes)
+    if absent := [c for c in forgotten if not total[c]]:
+        raise ValueError(
+            f"no validation sample of class {absent[0]}, which is to be forgotten: alphas cannot be chosen"
+        )
     gone = torch.zeros(classes, dtype=torch.bool, device=labels.device)
     gone[list(forgotten)] = True
     retained = correct[~gone].sum() / total[~gone].sum()
@@ -101,7 +110,8 @@ class Kodge(Method):
         candidate, best, best_score = copy.deepcopy(model), copy.deepcopy(model), float("-inf")
         choose = len(alphas_r) * len(alphas_f) > 1
         if choose:
-            best_score = self.score(model, problem)  # a choice must beat the original
+            best_score = self.score(model, problem)  # a choice must beat the original, else there is none
+            problem.notes.update(alpha_r=None, alpha_f=None)
         for alpha_f in alphas_f:
             for alpha_r, rest in zip(alphas_r, leftover, strict=True):
                 for name, weight in weights.items():
@@ -183,16 +193,21 @@ def layer_grams(
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     grams: Grams = {}
-    pickers = {
-        n: PatchPicker(m, len(view), window, max_patches, draw(n))
-        for n, m in layers.items()
-        if isinstance(m, nn.Conv2d)
-    }
+    pickers: dict[tuple[str, int], PatchPicker] = {}
+    calls: Counter[str] = Counter()  # of each layer within one forward: a network may use one twice
 
     def collect(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             a = inputs[0]
-            rows = pickers[name](a) if name in pickers else a.reshape(1, -1, a.shape[-1])
+            if isinstance(layer, nn.Conv2d):
+                call = name, calls[name]
+                calls[name] += 1
+                if call not in pickers:
+                    generator = draw(name if call[1] == 0 else f"{name}, call {call[1]}")
+                    pickers[call] = PatchPicker(layer, len(view), window, max_patches, generator)
+                rows = pickers[call](a)
+            else:
+                rows = a.reshape(1, -1, a.shape[-1])
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
             product = rows.mT @ rows
             grams[name] = grams[name] + product if name in grams else product
@@ -204,6 +219,7 @@ def layer_grams(
     model.eval()
     try:
         for batch in view.batches(BATCH):
+            calls.clear()
             model(batch.images)
     finally:
         for handle in handles:
@@ -244,7 +260,7 @@ class PatchPicker:
             here = here[self.wanted(rows * columns, len(here)).to(maps.device)]
         per_image = rows * columns
         picked = patches[here // per_image, :, here % per_image // columns, here % columns]  # [p, channels, kh, kw]
-        return picked.reshape(len(here), conv.groups, -1).transpose(0, 1)
+        return picked.reshape(len(here), conv.groups, conv.weight[0].numel()).transpose(0, 1)
 
     def crop(self, maps: Tensor) -> Tensor:
         kh, kw = self.layer.kernel_size

@@ -12,18 +12,20 @@ momentum and weight decay until February 2026: here they keep their value to the
 statistics are buffers and follow the data, as they do there.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from bench.config import Recipe
 from bench.problem import Problem
-from bench.training import View, cross_entropy, train
+from bench.training import cross_entropy, train
 from methods.base import EVERY_REQUEST, BatchSize, Card, Count, Method, Paper, Positive, Share
 from methods.steps import Passes, gradient, relabelled, top_share
 
 
-def saliency_mask(model: nn.Module, forget: View, share: float, batch_size: int = 256) -> dict[str, Tensor]:
-    """For each parameter's name, True where |grad| is among the `share` largest of all entries."""
-    return top_share({name: g.abs() for name, g in gradient(model, forget, batch_size).items()}, share)
+def saliency_mask(gradients: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """For each parameter's name, True where |gradient| is among the `share` largest of all entries together."""
+    return top_share({name: g.abs() for name, g in gradients.items()}, share)
 
 
 class SalUn(Method):
@@ -50,7 +52,7 @@ class SalUn(Method):
     exclude_true_label: bool = False
 
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
-        mask = saliency_mask(model, problem.forget, self.mask_share, self.batch_size)
+        mask = saliency_mask(gradient(model, problem.forget, self.batch_size), self.mask_share)
         data = relabelled(problem, self.passes, self.exclude_true_label)
         recipe = Recipe(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size)
         return train(model, data, cross_entropy, recipe, mask)

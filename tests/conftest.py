@@ -1,7 +1,5 @@
 """What several tests start from: a small network with every kind of tensor, and a problem for it."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
@@ -66,8 +64,3 @@ def trained() -> nn.Module:
 
     problem = make_problem()
     return train(build(0), problem.forget | problem.retain, cross_entropy, Recipe(epochs=6, batch_size=16, lr=0.05))
-
-
-@pytest.fixture
-def state() -> Callable[[nn.Module], dict[str, torch.Tensor]]:
-    return lambda model: {k: v.clone() for k, v in model.state_dict().items()}

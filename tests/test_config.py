@@ -1,5 +1,7 @@
 """Bad input: each mistake gets its key, what is allowed, exit status 1 and no traceback."""
 
+import sys
+
 import pytest
 
 from bench.__main__ import main
@@ -48,6 +50,10 @@ MISTAKES = {
     ),
     "benchmark": ("run: [digits-resnet]", "run: [digits-renset]", ["run", "did you mean 'digits-resnet'?"]),
     "top key": ("run:", "runs:", ["runs", "did you mean 'run'?"]),
+    "not a name": ("run: [digits-resnet]", "run: [{s: 1}]", ["run.0", "valid string"]),
+    "number for a name": ("methods:\n", "methods:\n  1: {}\n", ["methods.1"]),
+    "nesterov": ("lr: 1e-1}", "lr: 1e-1, nesterov: true, momentum: 0}", ["training", "nesterov needs a momentum"]),
+    "two targets of a name": ("      random: {", "      class-3: {", ["requests", "two targets are called 'class-3'"]),
     "no retrain": ("  retrain:\n", "", ["methods", "'retrain' is missing"]),
     "not YAML": ("seeds: [0, 1]", "seeds: [0, 1", ["params.yaml", "not valid YAML"]),
     "twice": ("  kodge: {}", "  kodge: {}\n  kodge: {}", ["not valid YAML", "kodge"]),
@@ -128,6 +134,44 @@ def test_workers_must_be_positive(folder, capsys, monkeypatch):
     main(["data", "digits-resnet"])
     assert main(["--workers", "0", "train", "digits-resnet"]) == 1
     assert "whole number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("validation: 0.1", "validation: 0.001", "validation: 0.001 does not split"),
+        ("validation: 0.1", "validation: 0.999", "validation: 0.999 does not split"),
+    ],
+)
+def test_a_validation_share_that_cannot_be_stratified(folder, capsys, old, new, words):
+    write(folder, GOOD.replace(old, new))
+    assert main(["data", "digits-resnet"]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_parameters_that_are_a_folder(folder, capsys):
+    (folder / "params.yaml").mkdir()
+    assert main(["check"]) == 1
+    assert "params.yaml: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import no_such_package", "cannot be imported: ModuleNotFoundError"),
+        ("x = 1", "must define one subclass of Method, and defines 0"),
+        ("from methods.base import Method\nclass A(Method):\n    def unlearn(self, m, p): ...", "must state its card"),
+    ],
+)
+def test_a_method_file_that_is_none(tmp_path, monkeypatch, text, words):
+    import methods
+
+    (tmp_path / "odd.py").write_text(text)
+    monkeypatch.setattr(methods, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(methods, "method_files", lambda: ["odd"])
+    monkeypatch.delitem(sys.modules, "methods.odd", raising=False)
+    with pytest.raises(BadInput, match=words):
+        methods.find("odd")
 
 
 def test_overrides_win_on_their_benchmark_alone(folder):

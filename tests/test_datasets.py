@@ -103,6 +103,12 @@ def test_random_target_is_a_sorted_subset_of_the_asked_size(digits):
     assert target.classes == ()
 
 
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
+def test_a_fraction_that_comes_to_nothing_or_everything_is_refused(digits, fraction):
+    with pytest.raises(BadInput, match=rf"benchmarks\.b\.requests\.r\.fraction: {fraction} of 1293"):
+        forget.targets("b", benchmark(r={"kind": "random", "fraction": fraction}), digits.train.labels)
+
+
 def test_random_target_depends_on_benchmark_and_request_alone(digits):
     labels = digits.train.labels
     section = {"kind": "random", "fraction": 0.1}

@@ -29,9 +29,14 @@ benchmarks:
 methods:
   original: {}
   retrain: {}
+  finetune: {epochs: 1}
+  gradient_ascent: {epochs: 1}
+  random_labels: {epochs: 1}
+  salun: {epochs: 1}
   kodge: {alpha_r: 100, alpha_f: 3}
   broken: {}
   diverging: {}
+  no_network: {}
 """
 BROKEN = '''
 """A method that raises for one seed of two."""
@@ -45,6 +50,17 @@ class Broken(Method):
         if problem.key[-1] == 1:
             raise RuntimeError("it was not to be")
         return model
+'''
+NO_NETWORK = '''
+"""A method that gives nothing back."""
+from methods.base import CLASS_REQUESTS, Card, Method
+
+
+class NoNetwork(Method):
+    card = Card(serves=CLASS_REQUESTS, reads=frozenset({"forget"}), labels=False, trains=False)
+
+    def unlearn(self, model, problem):
+        problem.notes["share"] = float("nan")
 '''
 DIVERGING = '''
 """A method whose outputs are not finite."""
@@ -105,6 +121,7 @@ def small(tmp_path_factory) -> Path:
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "methods/broken.py").write_text(BROKEN)
     (folder / "methods/diverging.py").write_text(DIVERGING)
+    (folder / "methods/no_network.py").write_text(NO_NETWORK)
     repro(folder, workers=1)
     return folder
 
@@ -118,6 +135,9 @@ class TestPipeline:
         assert status["random", "kodge"] == "not served"
         assert status["class", "broken"] == "failed: 1 of 2 runs; RuntimeError: it was not to be"
         assert status["class", "diverging"].startswith("failed: 2 of 2 runs; outputs are not finite on train")
+        assert (
+            status["class", "no_network"] == "failed: 2 of 2 runs; TypeError: unlearn returned NoneType, not a network"
+        )
         retrain = table[(table["request"] == "class") & (table["method"] == "retrain")].set_index("metric")
         assert retrain["mean"]["ACC_f"] == 0
         assert retrain["mean"]["ACC_r"] > 0.5
@@ -148,7 +168,7 @@ class TestPipeline:
 
     def test_two_workers_from_scratch_give_the_same_bytes(self, small, tmp_path):
         other = copy_of_the_repository(tmp_path)
-        for name in ("params.yaml", "methods/broken.py", "methods/diverging.py"):
+        for name in ("params.yaml", *(f"methods/{name}.py" for name in ("broken", "diverging", "no_network"))):
             shutil.copy2(small / name, other / name)
         (other / "dvc.lock").unlink(missing_ok=True)
         assert "train@small" in repro(other, workers=2)
@@ -168,6 +188,19 @@ class TestPipeline:
         assert found.returncode == 1
         assert "DIFFERENT" in found.stdout
         assert "retrain/random/seed-0" in found.stdout
+
+    def test_a_missing_run_is_an_error_not_a_smaller_sample(self, small):
+        path = small / "data/predictions/small/retrain/random/seed-0.json"
+        kept = path.read_bytes()
+        path.unlink()
+        judged = call(small, sys.executable, "-m", "bench", "attack", "small", "retrain")
+        path.write_bytes(kept.replace(b'"data": "', b'"data": "0'))
+        other_data = call(small, sys.executable, "-m", "bench", "attack", "small", "retrain")
+        path.write_bytes(kept)
+        assert judged.returncode == 1
+        assert "retrain/random/seed-0.json: no such file" in judged.stderr
+        assert other_data.returncode == 1
+        assert "made on other data" in other_data.stderr
 
     def test_a_deleted_output_comes_back_from_the_cache(self, small):
         path = small / "data/predictions/small/kodge/class-3/seed-0.safetensors"
@@ -194,9 +227,7 @@ class TestPipeline:
 
     def test_an_original_that_diverges_stops_with_its_key(self, small, tmp_path):
         other = copy_of_the_repository(tmp_path)
-        (other / "params.yaml").write_text(
-            PARAMS.replace("lr: 0.05", "lr: 1e30").replace("  broken: {}\n  diverging: {}\n", "")
-        )
+        (other / "params.yaml").write_text(PARAMS.replace("lr: 0.05", "lr: 1e30").split("  broken")[0])
         call(other, sys.executable, "-m", "bench", "data", "small")
         done = call(other, sys.executable, "-m", "bench", "train", "small")
         assert done.returncode == 1

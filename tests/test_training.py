@@ -86,6 +86,15 @@ def test_predictions_are_in_row_order_and_keep_the_mode():
     torch.testing.assert_close(logits, model.eval()(images[[3, 7, 150]]).detach())
 
 
+@pytest.mark.parametrize("rows", [[3], [0, 3, 159], list(range(160))])
+def test_a_samples_logits_hardly_depend_on_its_batch(rows):
+    """Rounding may differ between batch sizes, nothing else: in eval mode no sample sees its neighbours."""
+    model = build(0)
+    alone = predict(model, everything().select(torch.tensor([3])))[0]
+    beside = predict(model, everything().select(torch.tensor(rows)))[rows.index(3)]
+    torch.testing.assert_close(alone, beside)
+
+
 def test_building_a_network_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)

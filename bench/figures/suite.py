@@ -56,9 +56,6 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
             )
         if "retrain" in gaps.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
-            floor = 100 * gaps["floor"]["retrain"]
-            if not math.isnan(floor):
-                axis.axhspan(0, floor, color="#bbbbbb", alpha=0.6, lw=0)
         axis.set_xlabel("samples passed, relative to retraining")
         axis.set_ylabel("average gap to retrain (points)")
         axis.set_xlim(left=-0.04 * max(1.0, costs.max()))

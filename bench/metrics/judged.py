@@ -1,7 +1,7 @@
 """One run's predictions -> its metrics, in float64 and without torch.
 
 `Judged` holds what every metric reads: logits and labels of the three splits, the forget set, the
-forgotten classes. Metrics are functions of it, gathered by name in `bench.metrics.METRICS`.
+forgotten classes. The functions of `accuracy` and `attacks` read it.
 """
 
 from dataclasses import dataclass

@@ -17,6 +17,8 @@ from bench.config import Params
 from bench.report import text
 from bench.report.tables import COSTS, NOT_SERVED, PINNED, Judged
 
+LAST = 1e9  # where a cell without a gap goes when the table is sorted
+
 
 def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
     """The page; the same bytes for the same tables."""
@@ -29,7 +31,7 @@ def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
     )
     bundle = files("itables").joinpath("html/dt_bundle.js").read_bytes()
     sections = [
-        section(params, str(benchmark), str(request), here, judged)
+        section(params, str(benchmark), str(request), here)
         for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False)
     ]
     return environment.get_template("index.html").render(
@@ -40,7 +42,7 @@ def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
     )
 
 
-def section(params: Params, name: str, request: str, here: pd.DataFrame, judged: Judged) -> dict[str, Any]:
+def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict[str, Any]:
     """What the template shows of one benchmark and request."""
     benchmark = params.benchmark(name)
     shown = [m for m in text.HEADLINE if m in set(here["metric"])]
@@ -49,7 +51,7 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame, judged:
         values = {r.metric: r for r in here[here["method"] == method].itertuples()}
         status = next(iter(values.values())).status
         pinned = PINNED.index(method) if method in PINNED else len(PINNED)
-        cells = [cell(values[m]) if m in values else {"order": math.inf, "value": "-"} for m in shown]
+        cells = [cell(values[m], len(benchmark.seeds)) if m in values else {"order": LAST, "value": "-"} for m in shown]
         rows.append(
             {"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells}
         )
@@ -67,23 +69,27 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame, judged:
             for m in shown
         ],
         "rows": rows,
+        "no_gaps": not len(floors) or here.loc[here["method"] == "retrain", "n"].max() == 0,
     }
 
 
-def cell(row: Any) -> dict[str, Any]:
-    """A value with its interval, gap and mark; ordered by the distance to retrain, costs by size."""
+def cell(row: Any, seeds: int) -> dict[str, Any]:
+    """A value with its interval, gap and mark; ordered by the distance to retrain, costs by size.
+
+    `n` is shown where it is smaller than the benchmark's number of seeds.
+    """
     cost = row.metric in COSTS
     shown = {
         "value": text.number(row.metric, row.mean),
-        "order": row.mean if cost else abs(row.gap),
+        "order": row.mean if cost else LAST if math.isnan(row.gap) else abs(row.gap),
         "near": text.within_floor(row),
         "half": "",
         "gap": "",
-        "n": row.n,
+        "n": row.n if row.n < seeds else "",
     }
     if not cost and not math.isnan(row.ci_high):
         shown["half"] = f"{100 * (row.ci_high - row.mean):.2f}"
-    if not cost and row.method != "retrain" and row.metric != "avg_gap":
+    if not cost and row.method != "retrain" and row.metric != "avg_gap" and not math.isnan(row.gap):
         shown["gap"] = f"{100 * row.gap:+.2f}"
     return shown
 

@@ -69,7 +69,7 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
         benchmark = params.benchmark(name)
         for request, section in benchmark.requests.items():
             here = judged.runs[(judged.runs["benchmark"] == name) & (judged.runs["request"] == request)]
-            per_seed = {m: seed_table(here[here["method"] == m], len(benchmark.seeds)) for m in params.methods}
+            per_seed = {m: seed_table(here[here["method"] == m]) for m in params.methods}
             _add_relative_cost(per_seed)
             retrain = per_seed["retrain"]
             for method, table in per_seed.items():
@@ -82,7 +82,7 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def seed_table(runs: pd.DataFrame, seeds: int) -> pd.DataFrame:
+def seed_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Metrics per seed, averaged over the request's targets: index seed, columns metrics.
 
     A seed with a failed run is left out whole, so that every mean is over the same targets.
@@ -134,16 +134,15 @@ def metric_rows(table: pd.DataFrame, retrain: pd.DataFrame) -> list[dict[str, An
 
 
 def _average_gap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`avg_gap`: mean of |gap| over UA, RA, TA and mia_salun; its floor is the mean of theirs.
+    """`avg_gap`: mean of |gap| over UA, RA, TA and mia_salun.
 
-    It has no interval: a mean of absolute values is pushed up by noise, which the floor shows.
+    It has neither interval nor floor: noise alone makes a mean of absolute values positive.
     """
     parts = [row for row in rows if row["metric"] in AVERAGED and "gap" in row]
     if len(parts) < len(AVERAGED):
         return []
     mean = float(np.mean([abs(row["gap"]) for row in parts]))
-    floor = float(np.mean([row["floor"] for row in parts]))
-    return [{"metric": "avg_gap", "mean": mean, "n": min(r["n"] for r in parts), "gap": mean, "floor": floor}]
+    return [{"metric": "avg_gap", "mean": mean, "n": min(r["n"] for r in parts), "gap": mean}]
 
 
 def timings(params: Params) -> pd.DataFrame:

@@ -40,12 +40,12 @@ def number(metric: str, value: float) -> str:
     return f"{value:.2f}x" if metric in COSTS else f"{100 * value:.2f}"
 
 
-def cell(row: Any) -> str:
-    """'97.31 ± 0.42', with '*' where the gap to retrain is within the noise floor."""
+def cell(row: Any, seeds: int) -> str:
+    """'97.31 ± 0.42', with '*' where the gap to retrain is within the noise floor, and n where it is smaller."""
     shown = number(row.metric, row.mean)
     if not math.isnan(row.ci_high) and row.metric not in COSTS:
         shown += f" ± {100 * (row.ci_high - row.mean):.2f}"
-    return shown + ("*" if within_floor(row) else "")
+    return shown + ("*" if within_floor(row) else "") + (f" (n={row.n})" if row.n < seeds else "")
 
 
 def within_floor(row: Any) -> bool:
@@ -65,7 +65,7 @@ def leaderboard(table: pd.DataFrame) -> str:
             rows = {r.metric: r for r in here[here["method"] == method].itertuples()}
             status = next(iter(rows.values())).status
             name = method if status == "ok" else f"{method} ({_short(status)})"
-            parts.append(_line([name, *(cell(rows[m]) if m in rows else "-" for m in shown)]))
+            parts.append(_line([name, *(cell(rows[m], seeds) if m in rows else "-" for m in shown)]))
         parts += ["", f"Mean over {seeds} seeds ± half of the 95 % interval; percent, but for passes.", ""]
     parts += [
         "The target of every column is its value on the `retrain` row. `*`: within the noise floor, that is, no",
@@ -99,8 +99,8 @@ def timings(table: pd.DataFrame) -> str:
             parts.append(_line([r.method, f"{r.mean:.3f}{half}", ratio, str(r.n), r.hardware, r.commit, r.torch]))
         parts.append("")
     parts.append(
-        "Unlearning alone, without loading, evaluation or the kernels' start-up, one worker a core; measured by "
-        "the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`."
+        "Unlearning alone, without loading, evaluation or the kernels' start-up, each run on one thread of a worker; "
+        "by the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`."
     )
     return "\n".join(parts) + "\n"
 

@@ -5,6 +5,7 @@ with no metric and its reason in `status`. `classes.csv`: benchmark, request, ta
 class, accuracy (on the test split). The method's card and hyperparameters go along in `method.json`.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,32 +27,37 @@ CLASS_COLUMNS = ["benchmark", "request", "target", "method", "seed", "class", "a
 def run(params: Params, benchmark: str, method: str) -> str:
     section = params.benchmark(benchmark)
     labels = datasets.load(store.dataset_folder(benchmark)).train.labels
+    description = store.read_json(store.predictions_folder(benchmark, method) / "method.json")
     jobs = [
         (benchmark, method, target, seed)
         for target in forget.targets(benchmark, section, labels)
         for seed in section.seeds
-        if store.run_file(benchmark, method, target.name, seed).with_suffix(".json").exists()
+        if target.kind in description["card"]["serves"]
     ]
     judged = fan_out(judge, jobs, f"attack {benchmark} {method}")
     runs = pd.DataFrame([row for rows, _ in judged for row in rows], columns=RUN_COLUMNS)
     classes = pd.DataFrame([row for _, rows in judged for row in rows], columns=CLASS_COLUMNS)
     folder = store.table_folder(benchmark, method)
-    store.write_json(
-        folder / "method.json", store.read_json(store.predictions_folder(benchmark, method) / "method.json")
-    )
+    store.write_json(folder / "method.json", description)
     store.write_text(folder / "runs.csv", runs.to_csv(index=False))
     store.write_text(folder / "classes.csv", classes.to_csv(index=False))
     return f"{len(jobs)} runs, {runs['metric'].nunique()} metrics"
 
 
 def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[dict], list[dict]]:
-    """The rows of one run for both tables."""
-    path = store.run_file(benchmark, method, target.name, seed)
+    """The rows of one run for both tables.
+
+    Raises:
+        BadInput: the run is missing or damaged, or was made on other data.
+    """
+    path, folder = store.run_file(benchmark, method, target.name, seed), store.dataset_folder(benchmark)
     sidecar = store.read_json(path.with_suffix(".json"))
+    if sidecar["data"] != datasets.content_hash(folder):
+        raise BadInput(f"{path}: was made on other data than {folder} holds; run `dvc repro`")
     run = {"benchmark": benchmark, "request": target.request, "target": target.name, "method": method, "seed": seed}
     if sidecar["status"] != "ok":
         return [run | {"status": f"failed: {sidecar['reason']}"}], []
-    dataset = datasets.load(store.dataset_folder(benchmark))
+    dataset = datasets.load(folder)
     logits = read_logits(path, dataset)
     judged = Judged.of(logits, dataset, target)
     samples = {f"samples_{way}": sidecar["samples"][way] for way in ("forward", "backward")}
@@ -63,7 +69,7 @@ def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[
     )
 
 
-def read_logits(path: Any, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
+def read_logits(path: Path, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
     """A run's logits, checked against the data set that they claim to be of.
 
     Raises:

@@ -4,18 +4,21 @@ A run that raises, or whose outputs are not finite, is recorded as failed with i
 sidecar, without predictions; the others go on.
 """
 
+import json
 import time
 import traceback
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 import methods
 from bench import datasets, forget, provenance, store
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.forget import Target
-from bench.jobs import fan_out
+from bench.jobs import fan_out, worker_count
 from bench.problem import Problem, problem
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, set_determinism, train
@@ -24,7 +27,11 @@ from bench.training import Samples, cross_entropy, set_determinism, train
 def run(params: Params, benchmark: str, method: str) -> str:
     jobs = [(params, benchmark, method, target, seed) for target, seed in runs(params, benchmark, method)]
     records = fan_out(one_run, jobs, f"unlearn {benchmark} {method}")
-    stamp = {"commit": provenance.commit(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+    stamp = {
+        "commit": provenance.commit(),
+        "hardware": f"{provenance.hardware()}, {worker_count()} workers",
+        "versions": provenance.versions(),
+    }
     card = methods.find(method).card.model_dump(mode="json")
     card |= {"serves": sorted(card["serves"]), "reads": sorted(card["reads"])}
     hyperparameters = methods.create(method, params.hyperparameters(method, benchmark), method).model_dump(mode="json")
@@ -54,34 +61,28 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
     """Unlearn, store predictions and sidecar; return status, seconds and peak memory."""
     set_determinism()
     path = store.run_file(name, method, target.name, seed)
-    hyperparameters = params.hyperparameters(method, name)
-    algorithm = methods.create(method, hyperparameters, f"methods.{method}")
-    folder = store.dataset_folder(name)
-    splits = setting.samples(folder)
+    path.unlink(missing_ok=True)  # logits of an earlier run must not stand beside a failure
+    algorithm = methods.create(method, params.hyperparameters(method, name), f"methods.{method}")
+    splits = setting.samples(store.dataset_folder(name))
     original = setting.load_original(name, params.benchmark(name), seed, splits["train"])
     task = run_problem(params, name, method, target, seed).only(algorithm.card.reads)
     warm_up(name, params.benchmark(name), splits["train"])
-
-    reason, model = "", original
-    with task.meter.running():
-        task.meter.attach(original)
-        synchronize()
-        started = time.perf_counter()
-        try:
-            model = algorithm.unlearn(original, task)
-        except (BadInput, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}"
-        synchronize()
-        seconds = time.perf_counter() - started
-    if not reason:
-        logits = setting.all_logits(model, splits)
-        if bad := [split for split, z in logits.items() if not torch.isfinite(z).all()]:
-            reason = f"outputs are not finite on {', '.join(bad)}: the method diverged"
-        else:
-            store.write_tensors(path, setting.to_numpy({k: z.float() for k, z in logits.items()}))
+    synchronize()
+    started, seconds, reason = time.perf_counter(), 0.0, ""
+    try:
+        with task.meter.running():
+            model = algorithm.unlearn(task.meter.attach(original), task)
+            synchronize()
+            seconds = time.perf_counter() - started
+        store.write_tensors(path, checked_logits(model, splits, task.classes))
+        json.dumps(task.notes, allow_nan=False)
+    except BadInput:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        path.unlink(missing_ok=True)
+        task.notes.clear()
+        reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     sidecar = {
         "benchmark": name,
         "request": target.request,
@@ -93,12 +94,34 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
         "notes": task.notes,
         "samples": task.meter.counts(),
         "forget_set": len(target.indices),
-        "data": datasets.content_hash(folder),
+        "data": datasets.content_hash(store.dataset_folder(name)),
     }
     store.write_json(path.with_suffix(".json"), sidecar)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     record = {key: sidecar[key] for key in ("request", "target", "seed", "status", "reason")}
     return record | {"seconds": seconds, "peak_device_bytes": peak}
+
+
+class Diverged(Exception):
+    """A method's network does not give finite outputs."""
+
+
+def checked_logits(model: nn.Module, splits: dict[str, Samples], classes: int) -> dict[str, np.ndarray]:
+    """Predictions of a method's network, float32.
+
+    Raises:
+        Diverged: some are not finite.
+        TypeError, ValueError: it is no network, or has another number of outputs.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"unlearn returned {type(model).__name__}, not a network")
+    logits = setting.all_logits(model, splits)
+    for split, z in logits.items():
+        if z.shape != (len(splits[split]), classes):
+            raise ValueError(f"outputs on {split} have the shape {tuple(z.shape)}, not {(len(splits[split]), classes)}")
+    if bad := [split for split, z in logits.items() if not torch.isfinite(z).all()]:
+        raise Diverged(f"outputs are not finite on {', '.join(bad)}: the method diverged")
+    return setting.to_numpy({split: z.float() for split, z in logits.items()})
 
 
 def run_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:

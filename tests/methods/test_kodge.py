@@ -215,6 +215,47 @@ def test_retain_samples_are_the_first_of_each_class():
     assert view.rows.tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 11]  # 3 each of classes 0, 1, 3
 
 
+def test_few_patches_may_leave_a_batch_without_any():
+    images = torch.randn(350, 2, 6, 6, dtype=torch.float64)
+    problem = Problem.from_tensors(images, torch.arange(350) % 2, torch.arange(4))
+    model = nn.Sequential(nn.Conv2d(2, 3, 3)).double()
+    gram = layer_grams(model, problem.forget | problem.retain, None, 2, unseeded)["0"]
+    assert torch.linalg.matrix_rank(gram[0]) == 2
+
+
+def test_a_convolution_used_twice_is_seen_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 3, padding=1).double()
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    model, images = Twice(), torch.randn(230, 1, 4, 4, dtype=torch.float64)
+    problem = Problem.from_tensors(images, torch.arange(230) % 2, torch.arange(4))
+    gram = layer_grams(model, problem.forget | problem.retain, None, None, unseeded)["conv"][0]
+    seen = [F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1) for x in (images, model.conv(images).detach())]
+    np.testing.assert_allclose(gram.numpy(), sum(p.T @ p for p in seen).numpy(), rtol=1e-10)
+    capped = layer_grams(model, problem.forget | problem.retain, None, 500, unseeded)["conv"][0]
+    assert 0 < capped.trace() < gram.trace()
+
+
+def test_validation_without_the_forgotten_class_is_an_error(trained):
+    images, labels = make_problem().validation.samples.images, make_problem().validation.labels
+    problem = make_problem(validation=(images[labels != 2], labels[labels != 2]))
+    with pytest.raises(ValueError, match="no validation sample of class 2"):
+        Kodge().unlearn(trained, problem)
+
+
+def test_where_no_setting_beats_the_original_it_is_kept_and_noted(trained):
+    """With alpha_f near 0 nothing is removed, so no setting can score better."""
+    problem = make_problem()
+    after = Kodge(alpha_r=(10, 100), alpha_f=1e-3).unlearn(trained, problem)
+    assert problem.notes == {"alpha_r": None, "alpha_f": None}
+    assert all(torch.equal(a, b) for a, b in zip(after.parameters(), trained.parameters(), strict=True))
+
+
 def test_says_why_it_cannot_serve():
     with pytest.raises(ValueError, match="whole classes"):
         Kodge().unlearn(nn.Linear(1, 1), make_problem("random"))

@@ -3,6 +3,10 @@
 import json
 import math
 import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -125,6 +129,7 @@ def test_average_gap_is_that_of_saluns_table(folder):
     _, _, table = build()
     assert find(table, request="class", method="original", metric="avg_gap")["mean"] == pytest.approx(0.1)
     assert find(table, request="class", method="retrain", metric="avg_gap")["mean"] == 0
+    assert math.isnan(find(table, request="class", method="original", metric="avg_gap")["floor"])
 
 
 def test_cost_is_relative_to_retrain_and_has_no_gap(folder):
@@ -137,12 +142,15 @@ def test_cost_is_relative_to_retrain_and_has_no_gap(folder):
 
 def test_failed_runs_take_their_seed_out_and_are_told(folder):
     write_tables("salun", card(), failed={("class-1", 2)})
-    _, _, table = build(salun={})
+    settings, judged, table = build(salun={})
     row = find(table, request="class", method="salun", metric="UA")
     assert row["n"] == 2
     assert row["status"] == "failed: 1 of 6 runs; ValueError: boom"
     assert row["mean"] == pytest.approx(METRICS["UA"] + 0.02 + 0.0025 + 0.005)  # seeds 0 and 1
     assert find(table, request="random", method="salun", metric="UA")["status"] == "ok"
+    markdown = next(line for line in text.leaderboard(table).splitlines() if line.startswith("| salun (failed"))
+    assert markdown.count("(n=2)") == len(METRICS) + 2  # and avg_gap and samples
+    assert "<small>2 seeds</small>" in page.render(settings, judged=judged, table=table)
 
 
 def test_a_method_that_fails_throughout_has_a_row_without_numbers(folder):
@@ -154,6 +162,16 @@ def test_a_method_that_fails_throughout_has_a_row_without_numbers(folder):
     assert math.isnan(row["mean"])
     assert "failed: 6 of 6 runs" in text.leaderboard(table)
     assert "ValueError: boom" in page.render(settings, table, judged)
+
+
+def test_without_a_retrain_the_page_says_that_there_are_no_gaps(folder):
+    shutil.rmtree(store.table_folder("bench-a", "retrain"))
+    write_tables("retrain", card(), failed={(t, s) for t in ("class-0", "class-1", "random") for s in SEEDS})
+    settings, judged, table = build()
+    html = page.render(settings, table, judged)
+    assert html.count("No retrain succeeded here") == 2
+    assert "nan" not in html.split("<script")[0]
+    assert find(table, request="class", method="original", metric="UA")["mean"] > 0
 
 
 def test_a_request_that_a_method_does_not_serve_is_shown_as_such(folder):
@@ -275,3 +293,30 @@ def test_heat_map_shows_the_accuracies(folder):
     figure = suite.accuracy_per_class(classes, ["original", "retrain"], "t")
     shown = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, [[0, 10, 20], [0, 10, 20]], atol=1e-9)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine to open the page in")
+def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(folder):
+    """A click on UA's head sorts by the distance to retrain; the browser's own log names every request."""
+    write_tables("salun", card())
+    write_tables("kodge", card())
+    settings, judged, table = build(salun={}, kodge={})
+    table.loc[(table["method"] == "salun") & (table["metric"] == "UA"), "gap"] = 0.5
+    table.loc[(table["method"] == "kodge") & (table["metric"] == "UA"), "gap"] = -0.001
+    click = """<script>setTimeout(() => { const t = document.querySelector("#table-bench-a-class");
+      t.querySelectorAll("thead th")[2].click();
+      setTimeout(() => { document.title = "ORDER " + [...t.querySelectorAll("td.method a")].map(a => a.innerText) },
+      300) }, 1500)</script>"""
+    (folder / "page.html").write_text(page.render(settings, table, judged).replace("</body>", click + "</body>"))
+    with tempfile.TemporaryDirectory() as profile:
+        log = Path(profile) / "net.json"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags += ["--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={profile}"]
+        flags += [f"--log-net-log={log}", "--virtual-time-budget=6000", "--dump-dom", f"file://{folder}/page.html"]
+        dom = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120).stdout
+        requested = re.findall(r'"url":"(https?://[^"]+)"', log.read_text()) if log.exists() else []
+    assert "<title>ORDER original,retrain,kodge,salun</title>" in dom
+    assert [url for url in requested if "google" not in url] == []  # Chromium looks up its maker's hosts by itself
