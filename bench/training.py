@@ -51,14 +51,16 @@ class Samples:
         return len(self.labels)
 
     def input(self, rows: Tensor) -> Tensor:
-        """The network's input for these samples: (pixel / 255 - mean) / std for uint8 images."""
-        images = self.images[rows]
-        if images.dtype != torch.uint8:
-            return images
-        x = images.to(torch.get_default_dtype()).div_(255)
-        if self.mean is None or self.std is None:
-            return x
-        return x.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+        """The network's input for these samples: (pixel / 255 - mean) / std for uint8 images.
+
+        Images are laid out channels last, which convolutions read faster.
+        """
+        x = self.images[rows]
+        if x.dtype == torch.uint8:
+            x = x.to(torch.get_default_dtype()).div_(255)
+            if self.mean is not None and self.std is not None:
+                x = x.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 Order = Callable[[int], Tensor]  # epoch -> positions in the training set, int64 [n]
@@ -177,7 +179,7 @@ def train(
 
     Draws made inside the network (dropout) come from the data's key, never from the global state.
     """
-    model = copy.deepcopy(model).train()
+    model = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     frozen = [(p, mask[name], p.detach().clone()) for name, p in named if mask is not None]
     optimizer = torch.optim.SGD(
@@ -197,11 +199,11 @@ def train(
                 loss(model, batch).backward()
                 optimizer.step()
                 for p, keep, start in frozen:
-                    p.data = torch.where(keep, p.data, start)
+                    p.data.copy_(torch.where(keep, p.data, start))
                 if schedule is not None:
                     schedule.step()
     model.zero_grad(set_to_none=True)
-    return model.eval()
+    return model.to(memory_format=torch.contiguous_format).eval()
 
 
 def _schedule(
