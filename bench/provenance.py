@@ -10,12 +10,17 @@ from pathlib import Path
 
 @cache
 def commit() -> str:
-    """The checked-out commit, with '-dirty' if files differ from it; 'unknown' outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The checked-out commit, with '-dirty' if what computes differs from it; 'unknown' outside git."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or "unknown"
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--", "bench", "methods", "params.yaml", "benchmarks/*.py")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @cache

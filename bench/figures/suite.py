@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.figures.style import COLOURS, MARKERS, STYLE
 
+DECADES = [-100, -10, -1, 0, 1, 10, 100]
 GAPS = {"UA": "UA", "RA": "RA", "TA": "TA", "mia_salun": "MIA (SalUn)"}
 
 
@@ -34,6 +35,10 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
                 axis.errorbar(100 * row["gap"], i, xerr=half, fmt="o", ms=4, color=COLOURS[0], capsize=2, lw=1.2)
             axis.set_title(label, fontsize=9)
             axis.set_xscale("symlog", linthresh=1)  # -100 and 0.5 both have their place
+            low, high = axis.get_xlim()
+            ticks = [t for t in DECADES if low <= t <= high]
+            axis.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=7)
+            axis.minorticks_off()
             axis.margins(x=0.12)
         axes[0][0].set_yticks(range(len(methods)), methods)
         axes[0][0].invert_yaxis()
@@ -60,8 +65,10 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         axis.set_ylabel("average gap to retrain (points)")
         axis.set_xlim(left=-0.04 * max(1.0, costs.max()))
         axis.set_yscale("symlog", linthresh=1)
-        axis.set_ylim(bottom=0)
-        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_ylim(0, 1.6 * max(1.0, 100 * gaps["mean"].max()))
+        ticks = [t for t in DECADES if 0 <= t <= axis.get_ylim()[1]]
+        axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
         axis.set_title(title, fontsize=10)
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
