@@ -8,6 +8,7 @@ from bench import provenance
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))  # the folder may lie inside a clone
     provenance.commit.cache_clear()
     yield tmp_path
     provenance.commit.cache_clear()

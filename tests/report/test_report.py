@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -316,7 +317,8 @@ def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(f
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
         flags += ["--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={profile}"]
         flags += [f"--log-net-log={log}", "--virtual-time-budget=6000", "--dump-dom", f"file://{folder}/page.html"]
-        dom = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120).stdout
+        own = os.environ | {"HOME": profile, "XDG_CONFIG_HOME": profile, "XDG_CACHE_HOME": profile}  # leaves nothing
+        dom = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120, env=own).stdout
         requested = re.findall(r'"url":"(https?://[^"]+)"', log.read_text()) if log.exists() else []
     assert "<title>ORDER original,retrain,kodge,salun</title>" in dom
     assert [url for url in requested if "google" not in url] == []  # Chromium looks up its maker's hosts by itself
