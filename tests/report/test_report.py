@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -208,6 +209,13 @@ def test_markdown_has_a_line_a_method_and_marks_the_floor(folder):
     assert "93.25 ± 2.48*" in rows[0]  # gap 2.0 points, floor 3.5
     original = next(line for line in lines if line.startswith("| original"))
     assert "101.25 ± 2.48 " in original  # gap 10 points
+
+
+@pytest.mark.parametrize(
+    ("gap", "within"), [(-0.05, True), (0.05, True), (-0.5, False), (0.5, False), (math.nan, False)]
+)
+def test_the_floor_holds_on_both_sides(gap, within):
+    assert text.within_floor(SimpleNamespace(method="m", gap=gap, floor=0.1)) is within
 
 
 def test_numbers_for_dvc_metrics(folder):
