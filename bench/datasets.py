@@ -17,7 +17,6 @@ import numpy as np
 from bench import store
 from bench.errors import BadInput
 
-SPLITS = ("train", "validation", "test")
 SPLIT_SEED = 0  # one split for base training, retraining and every method
 
 
@@ -95,7 +94,7 @@ def build(name: str, validation: float) -> Dataset:
 def write(dataset: Dataset, folder: Path) -> dict:
     """Write the prepared data set into a folder and return its audit."""
     tensors = {"mean": dataset.mean, "std": dataset.std}
-    for split in SPLITS:
+    for split in store.SPLITS:
         part: Split = getattr(dataset, split)
         tensors |= {f"{split}_images": part.images, f"{split}_labels": part.labels}
     report = audit(dataset)
@@ -113,7 +112,7 @@ def load(folder: Path) -> Dataset:
     path = folder / "samples.safetensors"
     tensors = store.read_tensors(path)
     try:
-        parts = {s: Split(tensors[f"{s}_images"], tensors[f"{s}_labels"]) for s in SPLITS}
+        parts = {s: Split(tensors[f"{s}_images"], tensors[f"{s}_labels"]) for s in store.SPLITS}
         return Dataset(**parts, mean=tensors["mean"], std=tensors["std"])
     except KeyError as missing:
         raise BadInput(f"{path}: holds no {missing}; delete it and run `dvc repro` again") from None
@@ -123,7 +122,7 @@ def audit(dataset: Dataset) -> dict:
     """Counts per class, exact duplicates within and across splits, and a hash of each split."""
     seen: dict[str, Counter[bytes]] = {}
     report: dict = {"mean": dataset.mean.tolist(), "std": dataset.std.tolist(), "splits": {}}
-    for split in SPLITS:
+    for split in store.SPLITS:
         part: Split = getattr(dataset, split)
         seen[split] = Counter(image.tobytes() for image in part.images)
         digest = hashlib.sha256(part.images.tobytes() + part.labels.tobytes()).hexdigest()
@@ -134,7 +133,9 @@ def audit(dataset: Dataset) -> dict:
             "sha256": digest,
         }
     report["exact_duplicates_across"] = {
-        f"{a} and {b}": len(seen[a].keys() & seen[b].keys()) for i, a in enumerate(SPLITS) for b in SPLITS[i + 1 :]
+        f"{a} and {b}": len(seen[a].keys() & seen[b].keys())
+        for i, a in enumerate(store.SPLITS)
+        for b in store.SPLITS[i + 1 :]
     }
     return report
 
@@ -142,4 +143,4 @@ def audit(dataset: Dataset) -> dict:
 def content_hash(folder: Path) -> str:
     """SHA-256 of a prepared data set, as its audit states it: names the data in a run's sidecar."""
     splits = store.read_json(folder / "audit.json")["splits"]
-    return hashlib.sha256("".join(splits[s]["sha256"] for s in SPLITS).encode()).hexdigest()
+    return hashlib.sha256("".join(splits[s]["sha256"] for s in store.SPLITS).encode()).hexdigest()

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save
 from bench.errors import BadInput
 
 DATA = Path("data")
-PREDICTION_SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 def dataset_folder(benchmark: str) -> Path:

@@ -76,7 +76,7 @@ def read_logits(path: Path, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
         BadInput: a split is missing, has another shape, or holds values that are not finite.
     """
     logits = store.read_tensors(path)
-    for split in store.PREDICTION_SPLITS:
+    for split in store.SPLITS:
         expected = (len(getattr(dataset, split).labels), dataset.classes)
         if split not in logits or logits[split].shape != expected:
             found = logits[split].shape if split in logits else "nothing"

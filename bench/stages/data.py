@@ -8,6 +8,6 @@ def run(params: Params, benchmark: str) -> str:
     section = params.benchmark(benchmark)
     dataset = datasets.build(section.dataset, section.validation)
     report = datasets.write(dataset, store.dataset_folder(benchmark))
-    counts = ", ".join(f"{report['splits'][s]['images']} {s}" for s in datasets.SPLITS)
+    counts = ", ".join(f"{report['splits'][s]['images']} {s}" for s in store.SPLITS)
     across = sum(report["exact_duplicates_across"].values())
     return f"{section.dataset}: {counts}; {across} exact duplicates across splits"

@@ -27,7 +27,7 @@ def samples(folder: Path) -> dict[str, Samples]:
             mean,
             std,
         )
-        for split in datasets.SPLITS
+        for split in store.SPLITS
     }
 
 
@@ -74,7 +74,7 @@ def load_original(name: str, benchmark: Benchmark, seed: int, train: Samples) ->
 
 def all_logits(model: nn.Module, splits: dict[str, Samples]) -> dict[str, Tensor]:
     """Logits of train, validation and test, [n, classes] each."""
-    return {split: predict(model, everything(splits[split])) for split in store.PREDICTION_SPLITS}
+    return {split: predict(model, everything(splits[split])) for split in store.SPLITS}
 
 
 def to_numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -68,6 +68,8 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
     task = run_problem(params, name, method, target, seed).only(algorithm.card.reads)
     warm_up(name, params.benchmark(name), splits["train"])
     synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # else the peak would be that of the process's largest run so far
     started, seconds, reason = time.perf_counter(), 0.0, ""
     try:
         with task.meter.running():
