@@ -22,7 +22,8 @@ METHODS = Path(__file__).resolve().parent.parent / "methods"
 
 Dataset = Literal["digits"]
 Architecture = Literal["resnet-small"]
-Schedule = Literal["constant", "one-cycle"]
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["constant", "one-cycle", "cosine"]
 CLASSES: dict[str, int] = {"digits": 10}
 
 
@@ -51,10 +52,11 @@ class Section(BaseModel):
 
 
 class Recipe(Section):
-    """How a network is trained by stochastic gradient descent (Nesterov where `nesterov`)."""
+    """How a network is trained: SGD (Nesterov where `nesterov`), or Adam, which takes no momentum from here."""
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
+    optimizer: Optimizer = "sgd"
     lr: Annotated[float, Field(gt=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4

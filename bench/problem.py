@@ -11,10 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from bench.config import Recipe
 from bench.seeds import Key, derive, torch_generator
 from bench.training import Order, Samples, View, shuffled
+
+
+def samples_in(output: Tensor) -> int:
+    """Samples in a network's output [b, classes], and in one that torch.func.vmap holds for all samples at once."""
+    outputs = output.shape[-1]
+    while is_functorch_wrapped_tensor(output):
+        output = get_unwrapped(output)
+    return output.numel() // outputs
 
 
 class Meter:
@@ -35,12 +44,12 @@ class Meter:
 
         def passed(module: nn.Module, inputs: Any, output: Tensor) -> None:  # a closure: copied by reference
             if self.open:
-                self.forward += len(output)
+                self.forward += samples_in(output)
                 if output.requires_grad:
                     output.register_hook(came_back)
 
         def came_back(gradient: Tensor) -> None:
-            self.backward += len(gradient)
+            self.backward += samples_in(gradient)
 
         model.register_forward_hook(passed)
         return model

@@ -12,7 +12,8 @@ retrain's) meet their common samples in the same sequence.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from itertools import chain, count, islice
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Batch(NamedTuple):
     images: Tensor  # network input, [b, channels, height, width]
     labels: Tensor  # int64 [b]
     rows: Tensor  # int64 [b], positions in the training set
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,17 @@ def shuffled(n: int, key: Key) -> Order:
     return lambda epoch: torch.randperm(n, generator=torch_generator(*key, "order", epoch))
 
 
-class Feed(Protocol):
-    """What the training loop reads: batches of an epoch, and how many there will be."""
+Step = TypeVar("Step")  # what the loss reads in one step: a batch, or several
+Step_co = TypeVar("Step_co", covariant=True)
+
+
+class Feed(Protocol[Step_co]):
+    """What the training loop reads: the steps of an epoch, and how many there will be."""
 
     @property
     def key(self) -> Key: ...
 
-    def batches(self, batch_size: int, epoch: int) -> Iterator[Batch]: ...
+    def batches(self, batch_size: int, epoch: int) -> Iterator[Step_co]: ...
 
     def steps(self, batch_size: int) -> int: ...
 
@@ -131,7 +137,7 @@ class View:
                 labels = self.relabel(epoch).to(rows.device)
         for part in rows.split(batch_size):
             self.on_read(part)
-            yield Batch(self.samples.input(part), labels[part], part)
+            yield Batch(self.samples.input(part), labels[part], part, epoch or 0)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,29 @@ class Sequence:
             yield from view.batches(batch_size, epoch)
 
 
-Loss = Callable[[nn.Module, Batch], Tensor]
+@dataclass(frozen=True)
+class Paired:
+    """Each epoch, all batches of one view, each with a batch of another, which starts over as often as needed."""
+
+    main: View
+    beside: View
+
+    @property
+    def key(self) -> Key:
+        return self.main.key
+
+    def steps(self, batch_size: int) -> int:
+        return self.main.steps(batch_size)
+
+    def batches(self, batch_size: int, epoch: int) -> Iterator[tuple[Batch, Batch]]:
+        skipped = epoch * self.steps(batch_size)  # goes on where the epoch before stopped
+        passes = count(skipped // self.beside.steps(batch_size))
+        cycled = chain.from_iterable(self.beside.batches(batch_size, e) for e in passes)
+        beside = islice(cycled, skipped % self.beside.steps(batch_size), None)
+        yield from zip(self.main.batches(batch_size, epoch), beside, strict=False)
+
+
+Loss = Callable[[nn.Module, Step], Tensor]
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -162,36 +190,36 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 
 def train(
     model: nn.Module,
-    data: Feed,
-    loss: Loss,
+    data: Feed[Step],
+    loss: Loss[Step],
     recipe: Recipe,
     mask: Mapping[str, Tensor] | None = None,
+    *,
+    mode: Literal["train", "eval"] = "train",
+    after_step: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
-    """Minimise the loss by SGD and return the trained copy, in eval mode; `model` is untouched.
+    """Minimise the loss and return the trained copy, in eval mode; `model` is untouched.
 
     Args:
         model: the network to start from. Parameters that need no gradient stay as they are.
         data: its batches are the steps.
-        loss: scalar to minimise, of the model in train mode and one batch.
-        recipe: epochs, batch size, learning rate, momentum, weight decay, schedule.
+        loss: scalar to minimise, of the model and one step of the data.
+        recipe: epochs, batch size, optimizer, learning rate, momentum, weight decay, schedule.
         mask: for each parameter's name a boolean tensor of its shape; where it is False the weight
             keeps its value to the bit, whatever momentum and weight decay would do.
+        mode: 'eval' keeps BatchNorm's statistics as they are, and dropout off.
+        after_step: called with the model and the number of steps done, under no_grad: a projection
+            of the weights.
 
     Draws made inside the network (dropout) come from the data's key, never from the global state.
     """
-    model = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).train(mode == "train").to(memory_format=torch.channels_last)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     frozen = [(p, mask[name], p.detach().clone()) for name, p in named if mask is not None]
-    optimizer = torch.optim.SGD(
-        [p for _, p in named],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-        fused=all(p.is_floating_point() for _, p in named),
-    )
+    optimizer = _optimizer([p for _, p in named], recipe)
     steps = recipe.epochs * data.steps(recipe.batch_size)
     schedule = _schedule(optimizer, recipe, steps) if steps else None
+    done = 0
     with seeded(derive(*data.key, "noise")), torch.enable_grad():
         for epoch in range(recipe.epochs):
             for batch in data.batches(recipe.batch_size, epoch):
@@ -200,10 +228,29 @@ def train(
                 optimizer.step()
                 for p, keep, start in frozen:
                     p.data.copy_(torch.where(keep, p.data, start))
+                done += 1
+                if after_step is not None:
+                    with torch.no_grad():
+                        after_step(model, done)
                 if schedule is not None:
                     schedule.step()
     model.zero_grad(set_to_none=True)
     return model.to(memory_format=torch.contiguous_format).eval()
+
+
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    match recipe.optimizer:
+        case "sgd":
+            return torch.optim.SGD(
+                parameters,
+                lr=recipe.lr,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                nesterov=recipe.nesterov,
+                fused=all(p.is_floating_point() for p in parameters),
+            )
+        case "adam":
+            return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _schedule(
@@ -214,6 +261,8 @@ def _schedule(
             return torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False
             )
+        case "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         case "constant":
             return None
 

@@ -5,14 +5,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
 
 from bench.problem import Problem
-from bench.training import Feed, Loss, Sequence, View, cross_entropy
+from bench.training import Batch, Feed, Loss, Sequence, View, cross_entropy
 
 Passes = Literal["mixed", "sequential"]
 
 
-def relabelled(problem: Problem, passes: Passes, exclude_true_label: bool) -> Feed:
+def relabelled(problem: Problem, passes: Passes, exclude_true_label: bool) -> Feed[Batch]:
     """Forget and retain set, the former with labels drawn anew each epoch, uniformly over the classes.
 
     Args:
@@ -38,7 +40,46 @@ def relabelled(problem: Problem, passes: Passes, exclude_true_label: bool) -> Fe
     return Sequence((relabelled_forget, problem.retain))
 
 
-def gradient(model: nn.Module, view: View, batch_size: int, loss: Loss = cross_entropy) -> dict[str, Tensor]:
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(teacher || student) of softened outputs, mean over the batch (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        student, teacher: logits, [b, classes]; no gradient flows into the teacher's.
+    """
+    log_student = F.log_softmax(student / temperature, 1)
+    log_teacher = F.log_softmax(teacher.detach() / temperature, 1)
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def per_sample_gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Gradient of each sample's cross-entropy in eval mode, [b, *shape] by parameter name."""
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    rest = {name: t for name, t in (*model.named_parameters(), *model.named_buffers()) if name not in parameters}
+
+    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**rest, **parameters}, (image.unsqueeze(0),))
+        return F.cross_entropy(logits, label.unsqueeze(0))
+
+    was_training = model.training
+    model.eval()
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, batch.images, batch.labels)
+    model.train(was_training)
+    return gradients
+
+
+def importances(model: nn.Module, view: View, batch_size: int) -> dict[str, Tensor]:
+    """Diagonal of the empirical Fisher information: mean over samples of the squared gradient of the loss.
+
+    By parameter name, in eval mode; exact whatever the batch size.
+    """
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    for batch in view.batches(batch_size):
+        for name, g in per_sample_gradients(model, batch).items():
+            total[name] += g.square().sum(0)
+    return {name: t / len(view) for name, t in total.items()}
+
+
+def gradient(model: nn.Module, view: View, batch_size: int, loss: Loss[Batch] = cross_entropy) -> dict[str, Tensor]:
     """Gradient of the mean loss over the view at the model's weights, in eval mode, by parameter name.
 
     One pass; exact for the whole view, with a smaller last batch weighted by its size. The model's
