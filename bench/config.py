@@ -22,6 +22,7 @@ METHODS = Path(__file__).resolve().parent.parent / "methods"
 
 Dataset = Literal["digits"]
 Architecture = Literal["resnet-small"]
+Kind = Literal["class", "classes", "random", "subclass", "memorized", "entangled"]
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 CLASSES: dict[str, int] = {"digits": 10}

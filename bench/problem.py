@@ -4,7 +4,7 @@ In the suite a stage makes the problem of a run; in a notebook `Problem.from_ten
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,15 +76,19 @@ class Problem:
     """One unlearning task: forget these samples, keep what the others taught.
 
     Attributes:
-        views: 'forget', 'retain' and, if there is any, 'validation' data; use the properties.
+        views: 'forget', 'retain' and, if there is any, 'validation' data; use the properties. The
+            problem that `prepare` is handed has 'train' in place of the first two.
         classes: how many outputs the network has.
-        forgotten_classes: classes of which every training sample is to be forgotten.
+        forgotten_classes: classes of which every training sample is to be forgotten; for `prepare`,
+            all those that any target forgets.
         recipe: how the original was trained; retraining follows it.
         build: seed -> a freshly initialised network; retraining needs it.
         key: what every draw of this run derives from.
         base_order: the order in which the original met the training samples.
         allowed: the data that the method's card names; reading other data raises UndeclaredAccess.
         notes: what a method wants recorded of its run (chosen hyperparameters), JSON values.
+        scores: measures of each training sample by name, [n] (memorization and its proxies); use `score`.
+        prepared: what the method's `prepare` returned for this seed; use `Method.shared`.
     """
 
     views: dict[str, View]
@@ -94,9 +98,18 @@ class Problem:
     build: Callable[[int], nn.Module] | None
     key: Key
     base_order: Order
-    allowed: frozenset[str] = frozenset({"forget", "retain", "validation"})
+    allowed: frozenset[str] = frozenset({"forget", "retain", "validation", "scores"})
     meter: Meter = field(default_factory=Meter)
     notes: dict[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    prepared: Any = None
+
+    @property
+    def train(self) -> View:
+        """Forget and retain set together."""
+        self._check("forget")
+        self._check("retain")
+        return self.views["train"] if "train" in self.views else self.forget | self.retain
 
     @property
     def forget(self) -> View:
@@ -113,9 +126,26 @@ class Problem:
         """Data held out of training, of all classes: hyperparameters are chosen on it."""
         return self._view("validation")
 
-    def _view(self, name: str) -> View:
+    def score(self, name: str) -> Tensor:
+        """A measure of each training sample, [n].
+
+        Raises:
+            ValueError: the benchmark does not compute it.
+        """
+        self._check("scores")
+        if name not in self.scores:
+            raise ValueError(
+                f"this problem has no scores '{name}'; state `memorization:` in the benchmark's section of "
+                "params.yaml, or pass scores={...} to Problem.from_tensors"
+            )
+        return self.scores[name]
+
+    def _check(self, name: str) -> None:
         if name not in self.allowed:
             raise UndeclaredAccess(f"the method reads {name} data, but its card's `reads` does not name it")
+
+    def _view(self, name: str) -> View:
+        self._check(name)
         if name not in self.views:
             raise ValueError(f"this problem has no {name} data; give it to Problem.from_tensors")
         return self.views[name]
@@ -123,6 +153,27 @@ class Problem:
     def only(self, reads: Iterable[str]) -> "Problem":
         """The same problem, with only the named data open to reading."""
         return replace(self, allowed=frozenset(reads))
+
+    def pool(self) -> "Problem":
+        """The problem of preparing for this one: all training data in one view, nothing yet to forget."""
+        views = {"train": self.views["forget"] | self.views["retain"]}
+        views |= {name: view for name, view in self.views.items() if name == "validation"}
+        return replace(self, views=views, key=(*self.key, "shared"), prepared=None)
+
+    def part(self, forget: Tensor, retain: Tensor, step: int) -> "Problem":
+        """A step of this problem: forget some of its forget set while keeping all of `retain`.
+
+        Args:
+            forget, retain: positions in the training set, int64.
+            step: number of the step; its draws differ from those of other steps.
+        """
+        views = self.views | {
+            "forget": self.views["forget"].select(forget),
+            "retain": self.views["retain"].select(retain),
+        }
+        gone, kept = (torch.bincount(views[name].labels, minlength=self.classes) for name in ("forget", "retain"))
+        whole = ((gone > 0) & (kept == 0)).nonzero().flatten().tolist()
+        return replace(self, views=views, forgotten_classes=tuple(whole), key=(*self.key, "step", step), prepared=None)
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator for one purpose of this run."""
@@ -136,7 +187,7 @@ class Problem:
         """
         if self.build is None:
             raise ValueError("retraining needs a fresh network: pass build=lambda seed: ... to Problem.from_tensors")
-        device = self.views["retain"].samples.labels.device
+        device = self.views["train" if "train" in self.views else "retain"].samples.labels.device
         return self.meter.attach(self.build(derive(*self.key, "initialisation")).to(device))
 
     @classmethod
@@ -152,6 +203,7 @@ class Problem:
         order: Tensor | None = None,
         recipe: Recipe | None = None,
         build: Callable[[int], nn.Module] | None = None,
+        scores: Mapping[str, Tensor] | None = None,
     ) -> "Problem":
         """A problem from one's own tensors, on the device and in the dtype that they have.
 
@@ -166,6 +218,7 @@ class Problem:
             order: int64 [n], a permutation of the training set in which every epoch visits it (the
                 samples of other sets are skipped); by default each epoch draws its own.
             recipe, build: for retraining: how to train, and seed -> a fresh network.
+            scores: measures of each training sample, [n] by name: 'memorization', 'confidence'...
 
         Raises:
             ValueError: lengths disagree, a position is outside the training set or stands twice, or
@@ -195,6 +248,7 @@ class Problem:
             order=None if order is None else lambda epoch: order,
             recipe=recipe,
             build=build,
+            scores=scores,
         )
 
 
@@ -209,11 +263,21 @@ def problem(
     order: Order | None = None,
     recipe: Recipe | None = None,
     build: Callable[[int], nn.Module] | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    gone: Tensor | None = None,
 ) -> Problem:
-    """The problem of forgetting some rows of the training samples."""
+    """The problem of forgetting some rows of the training samples.
+
+    Args:
+        gone: rows that are neither to be forgotten nor to be kept: forgotten before. Others as in
+            `Problem` and `Problem.from_tensors`.
+    """
     n, device = len(samples), samples.labels.device
-    forgotten = torch.zeros(n, dtype=torch.bool, device=device)
+    forgotten, present = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
     forgotten[forget.to(device)] = True
+    present[:] = True
+    if gone is not None:
+        present[gone.to(device)] = False
     order = order or shuffled(n, key)
     meter = Meter()
 
@@ -229,14 +293,16 @@ def problem(
 
     views = {
         "forget": View(samples, forgotten.nonzero().flatten(), order, key, on_read=read_training),
-        "retain": View(samples, (~forgotten).nonzero().flatten(), order, key, on_read=read_training),
+        "retain": View(samples, (present & ~forgotten).nonzero().flatten(), order, key, on_read=read_training),
     }
     if validation is not None:
         m, held_out = len(validation), (*key, "validation")
         views["validation"] = View(
             validation, torch.arange(m, device=device), shuffled(m, held_out), held_out, on_read=read_validation
         )
-    total = torch.bincount(samples.labels, minlength=classes)
-    gone = torch.bincount(samples.labels[forgotten], minlength=classes)
-    whole = ((gone == total) & (total > 0)).nonzero().flatten()
-    return Problem(views, classes, tuple(whole.tolist()), recipe, build, key, base_order, meter=meter)
+    total = torch.bincount(samples.labels[present], minlength=classes)
+    leaving = torch.bincount(samples.labels[forgotten], minlength=classes)
+    whole = ((leaving == total) & (total > 0)).nonzero().flatten()
+    return Problem(
+        views, classes, tuple(whole.tolist()), recipe, build, key, base_order, meter=meter, scores=scores or {}
+    )

@@ -47,8 +47,10 @@ def blobs(n: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[to
 
 def make_problem(kind: str = "class", seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Problem:
     images, labels = blobs(160, dtype)
-    forget = (labels == 2).nonzero().flatten() if kind == "class" else torch.arange(0, 160, 9)
+    chosen = {"class": labels == 2, "classes": (labels == 2) | (labels == 0)}
+    forget = chosen[kind].nonzero().flatten() if kind in chosen else torch.arange(0, 160, 9)
     arguments = {
+        "scores": {"memorization": torch.linspace(0, 1, 160)[(torch.arange(160) * 37) % 160]},
         "validation": blobs(40, dtype, seed=1),
         "seed": seed,
         "recipe": Recipe(epochs=2, batch_size=16, lr=0.05),

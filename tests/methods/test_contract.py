@@ -21,7 +21,8 @@ SMALL = {"epochs": 1, "batch_size": 16, "lr": 0.01, "max_patches": 60, "alpha_r"
 CASES = [
     pytest.param(name, kind, id=f"{name}-{kind}")
     for name in method_files()
-    for kind in sorted(methods.find(name).card.serves)
+    for kind in ("class", "classes", "random")  # to a method, the other kinds look like 'random'
+    if kind in methods.find(name).card.serves
 ]
 
 
