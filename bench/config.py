@@ -6,6 +6,7 @@ imports the method files (and so torch); judging does without.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,12 +21,15 @@ from bench.errors import BadInput
 PARAMS = Path("params.yaml")
 METHODS = Path(__file__).resolve().parent.parent / "methods"
 
-Dataset = Literal["digits"]
-Architecture = Literal["resnet-small"]
+Dataset = Literal["digits", "digits-parity"]
+Architecture = Literal["resnet-small", "vit-small"]
 Kind = Literal["class", "classes", "random", "subclass", "memorized", "entangled"]
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
-CLASSES: dict[str, int] = {"digits": 10}
+Level = Literal["low", "medium", "high", "mixed"]
+Score = Literal["memorization", "confidence", "holdout", "curvature"]
+CLASSES: dict[str, int] = {"digits": 10, "digits-parity": 2}
+SUBCLASSES: dict[str, int] = {"digits-parity": 10}  # of the data sets whose classes have some
 
 
 def _name(value: str) -> str:
@@ -43,6 +47,7 @@ def _no_duplicates(values: list[Any]) -> list[Any]:
 Name = Annotated[str, AfterValidator(_name)]
 Proportion = Annotated[float, Field(gt=0, lt=1)]
 ClassIndex = Annotated[int, Field(ge=0)]
+Classes = Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(_no_duplicates)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_no_duplicates)]
 
 
@@ -78,6 +83,20 @@ class ClassRequest(Section):
     targets: Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(_no_duplicates)]
 
 
+class ClassesRequest(Section):
+    """Forget several classes at once; one target a list, of which each may be longer than the one before."""
+
+    kind: Literal["classes"]
+    targets: Annotated[list[Classes], Field(min_length=1)]
+
+
+class SubclassRequest(Section):
+    """Forget a subclass of a superclass that the network tells apart; one target a subclass."""
+
+    kind: Literal["subclass"]
+    targets: Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(_no_duplicates)]
+
+
 class RandomRequest(Section):
     """Forget a fraction of the training set drawn uniformly, the same for every seed and method."""
 
@@ -85,7 +104,48 @@ class RandomRequest(Section):
     fraction: Proportion
 
 
-Request = Annotated[ClassRequest | RandomRequest, Field(discriminator="kind")]
+class MemorizedRequest(Section):
+    """Forget samples chosen by memorization, or by a proxy of it (RUM, arXiv:2406.01257, section 4)."""
+
+    kind: Literal["memorized"]
+    level: Level
+    size: Annotated[int, Field(ge=1)]
+    score: Score = "memorization"
+
+
+class EntangledRequest(Section):
+    """Forget samples chosen by their distance to the centre of all embeddings (RUM, arXiv:2406.01257, section 4)."""
+
+    kind: Literal["entangled"]
+    level: Level
+    size: Annotated[int, Field(ge=1)]
+
+
+Single = Annotated[
+    ClassRequest | ClassesRequest | SubclassRequest | RandomRequest | MemorizedRequest | EntangledRequest,
+    Field(discriminator="kind"),
+]
+
+
+class SequentialRequest(Section):
+    """Requests served one after another, each on the network that the last one left; a target a step.
+
+    A step's target holds all that is forgotten so far. A step with several targets is several steps.
+    """
+
+    kind: Literal["sequential"]
+    steps: Annotated[list[Single], Field(min_length=1)]
+
+
+Request = Annotated[Single | SequentialRequest, Field(discriminator="kind")]
+
+
+class Memorization(Section):
+    """How memorization and its proxies are estimated (Feldman and Zhang, arXiv:2008.03703, section 2)."""
+
+    models: Annotated[int, Field(ge=2)]  # networks trained, each on a subset of its own
+    share: Proportion = 0.7  # of the training set in a subset
+    training: Recipe | None = None  # by default the benchmark's
 
 
 class Benchmark(Section):
@@ -95,21 +155,20 @@ class Benchmark(Section):
     validation: Proportion  # share of the training part held out, stratified by class
     architecture: Architecture
     training: Recipe
+    memorization: Memorization | None = None  # wanted by the requests `memorized` and `entangled`, and by RUM
     requests: Annotated[dict[Name, Request], Field(min_length=1)]
     seeds: Seeds
 
     @field_validator("requests")
     @classmethod
-    def _targets(cls, requests: dict[str, Request], info: Any) -> dict[str, Request]:
-        """Every class is in the data set, and no two targets share a name (and so a folder)."""
-        count = CLASSES.get(info.data.get("dataset", ""), float("inf"))
-        wrong = [
-            f"{name}.targets: class {target} is not in {info.data['dataset']}, whose classes are 0 to {count - 1}"
-            for name, request in requests.items()
-            if isinstance(request, ClassRequest)
-            for target in request.targets
-            if target >= count
-        ]
+    def _targets(cls, requests: dict[str, Any], info: Any) -> dict[str, Any]:
+        """Every class is in the data set, scores are computed, and no two targets share a name (and so a folder)."""
+        dataset, wrong = info.data.get("dataset", ""), []
+        for name, request in requests.items():
+            for section in steps(request):
+                wrong += [f"{name}: {line}" for line in _not_in(dataset, section)]
+                if section.kind in {"memorized", "entangled"} and not info.data.get("memorization"):
+                    wrong.append(f"{name}: needs the benchmark's `memorization: {{models: ...}}`")
         names = [target for name, request in requests.items() for target in target_names(name, request)]
         wrong += [
             f"two targets are called '{n}'; rename a request" for n in sorted({n for n in names if names.count(n) > 1})
@@ -119,9 +178,58 @@ class Benchmark(Section):
         return requests
 
 
-def target_names(name: str, request: ClassRequest | RandomRequest) -> list[str]:
-    """Names of a request's targets, each a folder of runs: 'class-3', 'random'."""
-    return [f"{name}-{c}" for c in request.targets] if isinstance(request, ClassRequest) else [name]
+def _not_in(dataset: str, section: Any) -> list[str]:
+    """What a request asks for that the data set does not have."""
+    match section:
+        case ClassRequest() | ClassesRequest():
+            count, what = CLASSES.get(dataset, math.inf), "class"
+            asked = [c for t in section.targets for c in (t if isinstance(t, list) else [t])]
+        case SubclassRequest():
+            count, what, asked = SUBCLASSES.get(dataset, 0 if dataset else math.inf), "subclass", section.targets
+            if not count:
+                return [f"{dataset} has no subclasses"]
+        case _:
+            return []
+    plural = "classes" if what == "class" else "subclasses"
+    return [
+        f"targets: {what} {c} is not in {dataset}, whose {plural} are 0 to {count - 1}"
+        for c in sorted(set(asked))
+        if c >= count
+    ]
+
+
+def steps(request: Any) -> list[Any]:
+    """The sections of a request that each name forget sets: its steps, or itself."""
+    return list(request.steps) if isinstance(request, SequentialRequest) else [request]
+
+
+def kinds(request: Any) -> frozenset[str]:
+    """The kinds that a method must serve for this request."""
+    return frozenset(section.kind for section in steps(request))
+
+
+def target_names(name: str, request: Any) -> list[str]:
+    """Names of a request's targets, each a folder of runs: 'class-3', 'classes-0-1', 'sequential-2', 'random'."""
+    match request:
+        case ClassRequest() | SubclassRequest():
+            return [f"{name}-{c}" for c in request.targets]
+        case ClassesRequest():
+            return ["-".join([name, *map(str, classes)]) for classes in request.targets]
+        case SequentialRequest():
+            count = sum(len(target_names(name, step)) for step in request.steps)
+            return [f"{name}-{k}" for k in range(1, count + 1)]
+    return [name]
+
+
+def rows(name: str, request: Any) -> dict[str, list[str]]:
+    """The leaderboard's rows of a request and the targets that each is the mean of.
+
+    Targets that are alike (single classes) are averaged; lists of classes and steps stand apart.
+    """
+    names = target_names(name, request)
+    if isinstance(request, ClassesRequest | SequentialRequest):
+        return {target: [target] for target in names}
+    return {name: names}
 
 
 class Params(Section):
@@ -139,11 +247,19 @@ class Params(Section):
 
     def hyperparameters(self, method: str, benchmark: str) -> dict[str, Any]:
         """A method's hyperparameters on a benchmark: its own block, overridden under `benchmarks:`."""
-        if method not in self.methods:
-            raise BadInput(f"{PARAMS}: methods: {unknown(method, self.methods, 'method')}")
-        block = dict(self.methods[method])
+        block = dict(self._block(method))
+        block.pop("method", None)
         overrides = block.pop("benchmarks", {})
         return block | overrides.get(benchmark, {})
+
+    def file(self, method: str) -> str:
+        """The file in `methods/` of an entry: the one that `method:` names (a variant), else its own name's."""
+        return self._block(method).get("method", method)
+
+    def _block(self, method: str) -> dict[str, Any]:
+        if method not in self.methods:
+            raise BadInput(f"{PARAMS}: methods: {unknown(method, self.methods, 'method')}")
+        return self.methods[method]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -212,8 +328,10 @@ def _cross_references(raw: Mapping[str, Any]) -> list[str]:
         return found
     files = method_files()
     for name, block in methods.items():
-        if name not in files:
-            found.append(f"methods: {unknown(name, files, 'method')}; a method is a file methods/<name>.py")
+        file = block.get("method", name) if isinstance(block, dict) else name
+        if file not in files:
+            key = "methods" if file == name else f"methods.{name}.method"
+            found.append(f"{key}: {unknown(file, files, 'method')}; a method is a file methods/<name>.py")
         overrides = (block or {}).get("benchmarks", {}) if isinstance(block, dict | None) else {}
         if not isinstance(overrides, dict) or not all(isinstance(o, dict) for o in overrides.values()):
             found.append(f"methods.{name}.benchmarks: must map a benchmark's name to hyperparameters")
@@ -247,14 +365,25 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
     return lines
 
 
+_REQUESTS: dict[str, type[BaseModel]] = {
+    "class": ClassRequest,
+    "classes": ClassesRequest,
+    "subclass": SubclassRequest,
+    "random": RandomRequest,
+    "memorized": MemorizedRequest,
+    "entangled": EntangledRequest,
+    "sequential": SequentialRequest,
+}
+
+
 def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
     match loc:
         case ("benchmarks", _):
             return Benchmark
-        case ("benchmarks", _, "training"):
+        case ("benchmarks", _, "training") | ("benchmarks", _, "memorization", "training"):
             return Recipe
-        case ("benchmarks", _, "requests", _, "class"):
-            return ClassRequest
-        case ("benchmarks", _, "requests", _, "random"):
-            return RandomRequest
+        case ("benchmarks", _, "memorization"):
+            return Memorization
+        case ("benchmarks", _, "requests", *_, str(kind)) if kind in _REQUESTS:
+            return _REQUESTS[kind]
     return Params

@@ -1,7 +1,8 @@
 """A data set's name -> uint8 images and labels on disk, split once, audited.
 
 A prepared data set is a folder with `samples.safetensors` (for each split `<split>_images`, uint8
-[n, channels, height, width], and `<split>_labels`, int64 [n]; `mean` and `std`, float32 [channels],
+[n, channels, height, width], `<split>_labels`, int64 [n], and for data sets whose classes have
+subclasses `<split>_sublabels`, int64 [n]; `mean` and `std`, float32 [channels],
 of the training images on the scale [0, 1]) and `audit.json` (counts, duplicates, hashes). Reading it
 needs no torch.
 """
@@ -22,10 +23,15 @@ SPLIT_SEED = 0  # one split for base training, retraining and every method
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [n, channels, height, width], and labels, int64 [n]."""
+    """Images, uint8 [n, channels, height, width], labels, int64 [n], and where there are some, subclasses, int64 [n]."""
 
     images: np.ndarray
     labels: np.ndarray
+    sublabels: np.ndarray | None = None
+
+    def __getitem__(self, chosen: np.ndarray) -> "Split":
+        sublabels = None if self.sublabels is None else self.sublabels[chosen]
+        return Split(self.images[chosen], self.labels[chosen], sublabels)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,13 @@ def digits() -> tuple[Split, Split]:
     return Split(train_x, train_y), Split(test_x, test_y)
 
 
-SOURCES: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits}
+def digits_parity() -> tuple[Split, Split]:
+    """The digits told apart as even (0) and odd (1); the subclasses are the ten digits."""
+    train, test = digits()
+    return Split(train.images, train.labels % 2, train.labels), Split(test.images, test.labels % 2, test.labels)
+
+
+SOURCES: dict[str, Callable[[], tuple[Split, Split]]] = {"digits": digits, "digits-parity": digits_parity}
 
 
 def build(name: str, validation: float) -> Dataset:
@@ -74,7 +86,10 @@ def build(name: str, validation: float) -> Dataset:
     train, test = SOURCES[name]()
     try:
         kept, held_out = train_test_split(
-            np.arange(len(train.labels)), test_size=validation, stratify=train.labels, random_state=SPLIT_SEED
+            np.arange(len(train.labels)),
+            test_size=validation,
+            stratify=train.labels if train.sublabels is None else train.sublabels,
+            random_state=SPLIT_SEED,
         )
     except ValueError as error:
         raise BadInput(
@@ -83,8 +98,8 @@ def build(name: str, validation: float) -> Dataset:
     kept, held_out = np.sort(kept), np.sort(held_out)
     scaled = train.images[kept] / 255
     return Dataset(
-        train=Split(train.images[kept], train.labels[kept]),
-        validation=Split(train.images[held_out], train.labels[held_out]),
+        train=train[kept],
+        validation=train[held_out],
         test=test,
         mean=scaled.mean(axis=(0, 2, 3)).astype(np.float32),
         std=scaled.std(axis=(0, 2, 3)).astype(np.float32),
@@ -97,6 +112,8 @@ def write(dataset: Dataset, folder: Path) -> dict:
     for split in store.SPLITS:
         part: Split = getattr(dataset, split)
         tensors |= {f"{split}_images": part.images, f"{split}_labels": part.labels}
+        if part.sublabels is not None:
+            tensors[f"{split}_sublabels"] = part.sublabels
     report = audit(dataset)
     store.write_tensors(folder / "samples.safetensors", tensors)
     store.write_json(folder / "audit.json", report)
@@ -112,7 +129,7 @@ def load(folder: Path) -> Dataset:
     path = folder / "samples.safetensors"
     tensors = store.read_tensors(path)
     try:
-        parts = {s: Split(tensors[f"{s}_images"], tensors[f"{s}_labels"]) for s in store.SPLITS}
+        parts = {s: Split(tensors[f"{s}_images"], tensors[f"{s}_labels"], tensors.get(f"{s}_sublabels")) for s in store.SPLITS}
         return Dataset(**parts, mean=tensors["mean"], std=tensors["std"])
     except KeyError as missing:
         raise BadInput(f"{path}: holds no {missing}; delete it and run `dvc repro` again") from None
@@ -125,7 +142,8 @@ def audit(dataset: Dataset) -> dict:
     for split in store.SPLITS:
         part: Split = getattr(dataset, split)
         seen[split] = Counter(image.tobytes() for image in part.images)
-        digest = hashlib.sha256(part.images.tobytes() + part.labels.tobytes()).hexdigest()
+        sublabels = b"" if part.sublabels is None else part.sublabels.tobytes()
+        digest = hashlib.sha256(part.images.tobytes() + part.labels.tobytes() + sublabels).hexdigest()
         report["splits"][split] = {
             "images": len(part.labels),
             "per_class": np.bincount(part.labels, minlength=dataset.classes).tolist(),

@@ -46,7 +46,26 @@ class SmallResNet(nn.Module):
         return self.head(self.stages(x).mean((2, 3)))
 
 
-ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {"resnet-small": SmallResNet}
+def small_vit(channels: int, classes: int) -> nn.Module:
+    """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) of three blocks for 8x8 images; 58,570 parameters.
+
+    timm's: patches of 2x2, width 48, three heads, MLP of twice the width, class token.
+    """
+    from timm.models.vision_transformer import VisionTransformer  # imports for seconds
+
+    return VisionTransformer(
+        img_size=8,
+        patch_size=2,
+        in_chans=channels,
+        num_classes=classes,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        mlp_ratio=2,
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {"resnet-small": SmallResNet, "vit-small": small_vit}
 
 
 def build(architecture: str, channels: int, classes: int, seed: int) -> nn.Module:

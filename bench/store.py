@@ -2,6 +2,8 @@
 
     data/datasets/BENCHMARK/                     samples.safetensors, audit.json
     data/models/BENCHMARK/seed-S.safetensors     weights of an original
+    data/scores/BENCHMARK/                       samples.safetensors, summary.json: memorization, proxies
+    data/methods/METHOD.json                     hashes of the files that a method consists of
     data/predictions/BENCHMARK/METHOD/           method.json: the card and the hyperparameters
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
@@ -36,6 +38,15 @@ def dataset_folder(benchmark: str) -> Path:
 
 def model_file(benchmark: str, seed: int) -> Path:
     return DATA / "models" / benchmark / f"seed-{seed}.safetensors"
+
+
+def scores_file(benchmark: str) -> Path:
+    """Measures of each training sample, float64 [n]; `summary.json` stands beside it."""
+    return DATA / "scores" / benchmark / "samples.safetensors"
+
+
+def method_hash_file(method: str) -> Path:
+    return DATA / "methods" / f"{method}.json"
 
 
 def predictions_folder(benchmark: str, method: str) -> Path:

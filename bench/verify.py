@@ -16,21 +16,18 @@ from bench.stages import train, unlearn
 
 
 def run(params: Params, runs: int) -> str:
-    """Repeat one original a benchmark and `runs` runs, drawn over all benchmarks and methods.
+    """Repeat one original a benchmark and `runs` jobs, drawn over all benchmarks and methods.
 
     Raises:
         BadInput: a file differs from the one that the pipeline made, or there is none to compare.
     """
     jobs = [
-        (params, benchmark, method, target, seed)
-        for benchmark in params.run
-        for method in params.methods
-        for target, seed in unlearn.runs(params, benchmark, method)
+        job for benchmark in params.run for method in params.methods for job in unlearn.jobs(params, benchmark, method)
     ]
     drawn = sorted(numpy_generator("verify").permutation(len(jobs))[:runs])
     originals = [(params, benchmark, params.benchmark(benchmark).seeds[0]) for benchmark in params.run]
     compared = fan_out(repeat_original, originals, "verify originals")
-    compared += fan_out(repeat_run, [jobs[i] for i in drawn], "verify runs")
+    compared += [c for made in fan_out(repeat_job, [jobs[i] for i in drawn], "verify runs") for c in made]
     for path, same in compared:
         print(f"{'same     ' if same else 'DIFFERENT'}  {path}")
     different = [path for path, same in compared if not same]
@@ -52,14 +49,19 @@ def repeat_original(params: Params, benchmark: str, seed: int) -> tuple[Path, bo
     return path, again == _present(path)
 
 
-def repeat_run(params: Params, benchmark: str, method: str, target: Target, seed: int) -> tuple[Path, bool]:
-    """Unlearn again; whether predictions and sidecar are the same bytes."""
-    path = store.run_file(benchmark, method, target.name, seed)
-    files = [path.with_suffix(".json"), path]
-    with elsewhere("datasets", "models"):
-        unlearn.one_run(params, benchmark, method, target, seed)
-        again = [store.sha256(f) if f.exists() else None for f in files]
-    return path, again == [_present(files[0]), store.sha256(path) if path.exists() else None]
+def repeat_job(
+    params: Params, benchmark: str, method: str, chains: list[list[Target]], seed: int
+) -> list[tuple[Path, bool]]:
+    """Unlearn again; of each run, whether predictions and sidecar are the same bytes."""
+    paths = [store.run_file(benchmark, method, target.name, seed) for chain in chains for target in chain]
+    with elsewhere("datasets", "models", "scores"):
+        unlearn.one_job(params, benchmark, method, chains, seed)
+        again = [_both(path) for path in paths]
+    return [(path, made == _both(path)) for path, made in zip(paths, again, strict=True)]
+
+
+def _both(path: Path) -> list[str | None]:
+    return [_present(path.with_suffix(".json")), store.sha256(path) if path.exists() else None]
 
 
 def _present(path: Path) -> str:

@@ -57,12 +57,12 @@ def check(params: Params) -> list[str]:
     """All that is wrong with the hyperparameters in params.yaml, a line each."""
     found: list[str] = []
     for name, block in params.methods.items():
-        places = {f"methods.{name}": {k: v for k, v in block.items() if k != "benchmarks"}}
+        places = {f"methods.{name}": {k: v for k, v in block.items() if k not in {"benchmarks", "method"}}}
         for benchmark, override in block.get("benchmarks", {}).items():
             places[f"methods.{name}.benchmarks.{benchmark}"] = override
         for where, hyperparameters in places.items():
             try:
-                create(name, hyperparameters, where)
+                create(params.file(name), hyperparameters, where)
             except BadInput as error:
                 found += str(error).splitlines()
     return list(dict.fromkeys(found))

@@ -73,6 +73,10 @@ class Method(BaseModel, ABC):
         come from the problem. Only data that the card names may be read.
         """
 
+    def uses(self) -> frozenset[str]:
+        """Names of the other methods that this one calls; a change of their files makes its results stale."""
+        return frozenset()
+
     def prepare(self, model: nn.Module, problem: Problem) -> Any:
         """What all targets of a seed share, made once from `problem.train`; `unlearn` gets it by `shared`.
 

@@ -7,11 +7,15 @@ alpha_f, both through the original network, in eval mode. No gradients, no train
 
 Source: Kodge, Saha and Roy, "Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting",
 TMLR 2024 (arXiv:2312.00761), Algorithm 1 and equations 3 to 5, with the released code's layer coverage
-(every Conv2d and Linear, the first and the last included; biases and normalisation untouched), patch
-windows and patch cap. What differs, and why:
+(every convolution and matrix product with a weight, the first and the last included, the query, key and
+value maps of an attention sharing one P; biases and normalisation untouched), patch windows and patch
+cap. What differs, and why:
 - M has a closed form in G, so no decomposition is needed: with the singular values s_i = S_i^2 / sum S^2
   scaled to alpha s_i / ((alpha - 1) s_i + 1), U diag(.) U^T is the expression above. G is d x d and adds up
-  over batches; the d x n matrix never exists.
+  over batches and classes; the d x n matrix never exists, and no cap on tokens is needed.
+- the retain side is the sum over all classes less the forgotten ones, so all class requests of a network
+  share one pass; each class has an equal share of the patches.
+- of several classes all are left out of the retain side; the released code leaves out the first alone.
 - (alpha_r, alpha_f) are chosen by ACC_r (1 - ACC_f) on validation data. The released search scores
   the test set.
 - windows and patches are drawn from the run's seed; the released code leaves them to unseeded generators.
@@ -20,11 +24,13 @@ windows and patch cap. What differs, and why:
 import copy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.layers import Call, Convolution, linear_calls
 from bench.problem import Problem
 from bench.training import View, accuracy_per_class, predict
 from methods.base import CLASS_REQUESTS, Card, Count, Method, Paper, Positive
@@ -76,6 +82,18 @@ def class_score(logits: Tensor, labels: Tensor, forgotten: tuple[int, ...], clas
     return float(retained * (1 - correct[gone].sum() / total[gone].sum()))
 
 
+@dataclass(frozen=True)
+class ClassGrams:
+    """Gram matrices of all classes together, and of some of them alone."""
+
+    total: Grams
+    of_class: dict[int, Grams]
+
+    def without(self, classes: tuple[int, ...]) -> Grams:
+        """Those of all other classes: a sum of outer products loses a part by subtraction."""
+        return {name: g - sum(self.of_class[c][name] for c in classes) for name, g in self.total.items()}
+
+
 class Kodge(Method):
     card = Card(
         paper=Paper(
@@ -89,25 +107,48 @@ class Kodge(Method):
         reads=frozenset({"forget", "retain", "validation"}),
         labels=True,
         trains=False,
+        shares=True,
     )
 
     alpha_r: Positive | tuple[Positive, ...] = (10, 30, 100, 300, 1000)
     alpha_f: Positive | tuple[Positive, ...] = (1, 3, 10, 30, 100)
     samples: Count = 900  # of the forget set, and of the retain set, shared equally by its classes
     window: Count | None = 3  # a map wider than this many kernels is cut to one random window of that size
-    max_patches: Count | None = 10_000  # of a convolution's input, drawn from all images
+    max_patches: Count | None = 10_000  # of a convolution's input, over the retain set, and over the forget set
+
+    def prepare(self, model: nn.Module, problem: Problem) -> ClassGrams:
+        """Gram matrices of the first samples of each class: their sum, and those of classes that may be forgotten."""
+        view = problem.train
+        classes = view.labels.unique().tolist()
+        kept = len(classes) - 1  # a request forgets one class, or more
+        if kept > self.samples:
+            raise ValueError(f"samples is {self.samples}, but {kept} classes are retained; give at least that many")
+        cap = None if self.max_patches is None else max(1, self.max_patches // max(kept, 1))
+        total: Grams = {}
+        of_class: dict[int, Grams] = {}
+        for c in classes:
+            part = first_of_class(view, c, self.samples // max(kept, 1))
+            grams = layer_grams(model, part, self.window, cap, lambda w, c=c: problem.generator(f"class {c}: {w}"))
+            total = {name: total[name] + g for name, g in grams.items()} if total else dict(grams)
+            if c in problem.forgotten_classes:
+                of_class[c] = grams
+        return ClassGrams(total, of_class)
 
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
         if not problem.forgotten_classes:
             raise ValueError("Kodge forgets whole classes; this forget set holds none whole")
         alphas_r = sorted(_tuple(self.alpha_r), reverse=True)  # least change first: the first best wins
         alphas_f = sorted(_tuple(self.alpha_f))
-        retain = self.grams(model, first_of_each_class(problem.retain, self.samples), problem, "retain")
-        forget = self.grams(model, some_of(problem.forget, self.samples, problem), problem, "forget")
+        retain = self.shared(model, problem).without(problem.forgotten_classes)
+        drawn = some_of(problem.forget, self.samples, problem)
+        forget = layer_grams(
+            model, drawn, self.window, self.max_patches, lambda w: problem.generator(f"forget set: {w}")
+        )
 
-        weights = {name: grouped(model.get_submodule(name)) for name in retain}
-        leftover = [{n: w - gram_solve(w, retain[n], a) for n, w in weights.items()} for a in alphas_r]
         candidate, best, best_score = copy.deepcopy(model), copy.deepcopy(model), float("-inf")
+        slots = {name: p for name, p in candidate.named_parameters() if name in retain}
+        weights = {name: grouped(p.detach().clone(), len(retain[name])) for name, p in slots.items()}
+        leftover = [{n: w - gram_solve(w, retain[n], a) for n, w in weights.items()} for a in alphas_r]
         choose = len(alphas_r) * len(alphas_f) > 1
         if choose:
             best_score = self.score(model, problem)  # a choice must beat the original, else there is none
@@ -116,8 +157,7 @@ class Kodge(Method):
             for alpha_r, rest in zip(alphas_r, leftover, strict=True):
                 for name, weight in weights.items():
                     updated = weight - gram_solve(rest[name], forget[name], alpha_f)
-                    target = weight_of(candidate.get_submodule(name))
-                    target.data.copy_(updated.reshape(target.shape))
+                    slots[name].data.copy_(updated.reshape(slots[name].shape))
                 score = self.score(candidate, problem) if choose else 0.0
                 if score > best_score:
                     best, best_score = copy.deepcopy(candidate), score
@@ -128,30 +168,14 @@ class Kodge(Method):
         view = problem.validation
         return class_score(predict(model, view), view.labels, problem.forgotten_classes, problem.classes)
 
-    def grams(self, model: nn.Module, view: View, problem: Problem, name: str) -> Grams:
-        def draw(layer: str) -> torch.Generator:
-            return problem.generator(f"{name} patches of {layer}")
-
-        return layer_grams(model, view, self.window, self.max_patches, draw)
-
 
 def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def first_of_each_class(retain: View, samples: int) -> View:
-    """The first samples of each class in the data set's order, equally many, `samples` at most in all.
-
-    Raises:
-        ValueError: there are more classes than samples.
-    """
-    present = retain.labels.unique()
-    share = samples // len(present)
-    if not share:
-        raise ValueError(
-            f"samples is {samples}, but the retain set has {len(present)} classes; give at least that many"
-        )
-    return retain.select(torch.cat([retain.rows[retain.labels == c][:share] for c in present]))
+def first_of_class(view: View, c: int, count: int) -> View:
+    """The first `count` samples of a class in the data set's order, or all of them if there are fewer."""
+    return view.select(view.rows[view.labels == c][:count])
 
 
 def some_of(forget: View, samples: int, problem: Problem) -> View:
@@ -160,15 +184,8 @@ def some_of(forget: View, samples: int, problem: Problem) -> View:
     return forget.select(forget.rows[drawn.to(forget.rows.device)])
 
 
-def weight_of(layer: nn.Module) -> Tensor:
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    return layer.weight
-
-
-def grouped(layer: nn.Module) -> Tensor:
+def grouped(weight: Tensor, groups: int) -> Tensor:
     """A layer's weight as [groups, out / groups, d]."""
-    weight = weight_of(layer).detach()
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
@@ -180,53 +197,46 @@ def layer_grams(
     max_patches: int | None,
     draw: Callable[[str], torch.Generator],
 ) -> Grams:
-    """Sums of a a^T over the inputs of every Conv2d and Linear: one pass, in eval mode.
+    """Sums of a a^T over the inputs of every linear map, by its weight's name: one pass, in eval mode.
 
     Args:
         model: left in the mode it had.
         view: the samples whose representations are summed.
         window, max_patches: as in `Kodge`; None takes everything.
-        draw: layer name -> generator for its window and its patches.
+        draw: weight's name -> generator for its window and its patches.
 
     Raises:
-        ValueError: a layer's forward was never called, so nothing is known of its inputs.
+        ValueError: a layer's weight was never used, so nothing is known of its inputs.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     grams: Grams = {}
     pickers: dict[tuple[str, int], PatchPicker] = {}
-    calls: Counter[str] = Counter()  # of each layer within one forward: a network may use one twice
+    calls: Counter[str] = Counter()  # of each weight within one forward: a network may use one twice
 
-    def collect(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            a = inputs[0]
-            if isinstance(layer, nn.Conv2d):
-                call = name, calls[name]
-                calls[name] += 1
-                if call not in pickers:
-                    generator = draw(name if call[1] == 0 else f"{name}, call {call[1]}")
-                    pickers[call] = PatchPicker(layer, len(view), window, max_patches, generator)
-                rows = pickers[call](a)
-            else:
-                rows = a.reshape(1, -1, a.shape[-1])
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            product = rows.mT @ rows
-            grams[name] = grams[name] + product if name in grams else product
+    def collect(call: Call) -> None:
+        if call.convolution is None:
+            rows = call.input.reshape(1, -1, call.input.shape[-1])
+        else:
+            use = call.name, calls[call.name]
+            calls[call.name] += 1
+            if use not in pickers:
+                generator = draw(call.name if use[1] == 0 else f"{call.name}, call {use[1]}")
+                kernel = (call.weight.shape[2], call.weight.shape[3])
+                pickers[use] = PatchPicker(kernel, call.convolution, len(view), window, max_patches, generator)
+            rows = pickers[use](call.input)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        product = rows.mT @ rows
+        grams[call.name] = grams[call.name] + product if call.name in grams else product
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(collect(name)) for name, layer in layers.items()]
     was_training = model.training
     model.eval()
-    try:
+    with linear_calls(model, collect):
         for batch in view.batches(BATCH):
             calls.clear()
             model(batch.images)
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-    if unseen := sorted(layers.keys() - grams.keys()):
-        raise ValueError(f"no input was seen at {', '.join(unseen)}: the network does not call these layers")
+    model.train(was_training)
+    layers = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    if unseen := sorted(layers - grams.keys()):
+        raise ValueError(f"no input was seen at {', '.join(unseen)}: the network does not use these weights")
     return grams
 
 
@@ -235,24 +245,23 @@ class PatchPicker:
 
     def __init__(
         self,
-        layer: nn.Conv2d,
+        kernel: tuple[int, int],
+        convolution: Convolution,
         images: int,
         window: int | None,
         max_patches: int | None,
         generator: torch.Generator,
     ) -> None:
-        self.layer, self.images, self.window, self.max_patches = layer, images, window, max_patches
+        self.kernel, self.convolution = kernel, convolution
+        self.images, self.window, self.max_patches = images, window, max_patches
         self.generator = generator
         self.corner: tuple[int, int] | None = None
         self.chosen: Tensor | None = None  # sorted positions among all patches of all images
         self.first = 0  # number of patches of the images before this batch
 
     def __call__(self, maps: Tensor) -> Tensor:
-        conv = self.layer
-        (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
-        maps = self.crop(maps)
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        maps = F.pad(maps, conv._reversed_padding_repeated_twice, mode)
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.convolution.stride, self.convolution.dilation
+        maps = F.pad(self.crop(maps), self.convolution.padding)
         patches = maps.unfold(2, (kh - 1) * dh + 1, sh).unfold(3, (kw - 1) * dw + 1, sw)[..., ::dh, ::dw]
         n, _, rows, columns = patches.shape[:4]
         here = torch.arange(n * rows * columns, device=maps.device)
@@ -260,10 +269,11 @@ class PatchPicker:
             here = here[self.wanted(rows * columns, len(here)).to(maps.device)]
         per_image = rows * columns
         picked = patches[here // per_image, :, here % per_image // columns, here % columns]  # [p, channels, kh, kw]
-        return picked.reshape(len(here), conv.groups, conv.weight[0].numel()).transpose(0, 1)
+        groups = self.convolution.groups
+        return picked.reshape(len(here), groups, maps.shape[1] // groups * kh * kw).transpose(0, 1)
 
     def crop(self, maps: Tensor) -> Tensor:
-        kh, kw = self.layer.kernel_size
+        kh, kw = self.kernel
         height, width = maps.shape[2:]
         if self.window is None or width <= self.window * kw:
             return maps

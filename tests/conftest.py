@@ -56,7 +56,8 @@ def make_problem(kind: str = "class", seed: int = 0, dtype: torch.dtype = torch.
         "recipe": Recipe(epochs=2, batch_size=16, lr=0.05),
         "build": lambda s: build(s, dtype),
     }
-    return Problem.from_tensors(images, labels, forget, **(arguments | changes))
+    arguments |= changes
+    return Problem.from_tensors(images, labels, arguments.pop("forget", forget), **arguments)
 
 
 @pytest.fixture(scope="session")

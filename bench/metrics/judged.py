@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import log_softmax
 
-from bench.datasets import Dataset
+from bench.datasets import Dataset, Split
 from bench.forget import Target
 
 
@@ -45,9 +45,9 @@ class Judged:
     Attributes:
         forget_train, retain_train: the training samples to be forgotten, and the others.
         forget_test, retain_test, forget_validation, retain_validation: for a request that forgets
-            whole classes, samples of those classes and of the others; for other requests
+            whole classes or subclasses, samples of those and of the others; for other requests
             everything is 'retain'.
-        whole_classes: whether the request forgets whole classes.
+        whole_classes: whether the request forgets whole classes or subclasses.
     """
 
     forget_train: Part
@@ -67,7 +67,9 @@ class Judged:
         )
         forgotten = np.zeros(len(train), dtype=bool)
         forgotten[target.indices] = True
-        gone_test, gone_validation = (np.isin(part.labels, target.classes) for part in (test, validation))
+        gone_test, gone_validation = (
+            _gone(getattr(dataset, split), target) for split in ("test", "validation")
+        )
         return cls(
             forget_train=train[forgotten],
             retain_train=train[~forgotten],
@@ -75,5 +77,11 @@ class Judged:
             retain_test=test[~gone_test],
             forget_validation=validation[gone_validation],
             retain_validation=validation[~gone_validation],
-            whole_classes=bool(target.classes),
+            whole_classes=bool(target.classes or target.subclasses),
         )
+
+
+def _gone(split: Split, target: Target) -> np.ndarray:
+    """Which samples are of the classes or subclasses that are forgotten whole, bool [n]."""
+    gone = np.isin(split.labels, target.classes)
+    return gone if split.sublabels is None else gone | np.isin(split.sublabels, target.subclasses)

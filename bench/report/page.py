@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from bench.config import Params
 from bench.report import text
-from bench.report.tables import COSTS, NOT_SERVED, PINNED, Judged
+from bench.report.tables import COSTS, NOT_SERVED, PINNED, Judged, requests
 
 LAST = 1e9  # where a cell without a gap goes when the table is sorted
 
@@ -60,7 +60,7 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
         "id": f"{name}-{request}",
         "benchmark": name,
         "request": request,
-        "kind": benchmark.requests[request].kind,
+        "kind": next(" and ".join(sorted(kinds)) for row, kinds, _ in requests(benchmark) if row == request),
         "dataset": benchmark.dataset,
         "architecture": benchmark.architecture,
         "seeds": len(benchmark.seeds),

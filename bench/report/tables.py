@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import store
-from bench.config import Params
+from bench import config, store
+from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.metrics.statistics import noise_floor, over_seeds
 
@@ -67,19 +67,29 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for name in params.run:
         benchmark = params.benchmark(name)
-        for request, section in benchmark.requests.items():
-            here = judged.runs[(judged.runs["benchmark"] == name) & (judged.runs["request"] == request)]
+        of_benchmark = judged.runs[judged.runs["benchmark"] == name]
+        for request, kinds, targets in requests(benchmark):
+            here = of_benchmark[of_benchmark["target"].isin(targets)]
             per_seed = {m: seed_table(here[here["method"] == m]) for m in params.methods}
             _add_relative_cost(per_seed)
             retrain = per_seed["retrain"]
             for method, table in per_seed.items():
                 cell = {"benchmark": name, "request": request, "method": method}
-                served = section.kind in judged.cards[name, method]["card"]["serves"]
+                served = kinds <= set(judged.cards[name, method]["card"]["serves"])
                 status = status_of(here[here["method"] == method], served)
                 if table.empty:
                     rows.append(cell | {"metric": "", "n": 0, "status": status})
                 rows += [cell | row | {"status": status} for row in metric_rows(table, retrain)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]]:
+    """What stands in the leaderboard's column `request`: its name, its kinds, the targets that it averages."""
+    return [
+        (row, config.kinds(section), targets)
+        for request, section in benchmark.requests.items()
+        for row, targets in config.rows(request, section).items()
+    ]
 
 
 def seed_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -152,8 +162,9 @@ def timings(params: Params) -> pd.DataFrame:
     """
     rows = []
     for name in params.run:
-        for request in params.benchmark(name).requests:
-            per_method = {m: _timing_row(store.read_json(store.cost_file(name, m)), request) for m in params.methods}
+        costs = {m: store.read_json(store.cost_file(name, m)) for m in params.methods}
+        for request, _, targets in requests(params.benchmark(name)):
+            per_method = {m: _timing_row(costs[m], targets) for m in params.methods}
             retrain = per_method["retrain"]
             for method, row in per_method.items():
                 if row is None:
@@ -164,8 +175,8 @@ def timings(params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=TIMING_COLUMNS)
 
 
-def _timing_row(cost: dict[str, Any], request: str) -> dict[str, Any] | None:
-    runs = pd.DataFrame([r for r in cost["runs"] if r["request"] == request and r["status"] == "ok"])
+def _timing_row(cost: dict[str, Any], targets: list[str]) -> dict[str, Any] | None:
+    runs = pd.DataFrame([r for r in cost["runs"] if r["target"] in targets and r["status"] == "ok"])
     if runs.empty:
         return None
     seconds = runs.groupby("seed")["seconds"].mean().to_numpy()

@@ -26,13 +26,12 @@ CLASS_COLUMNS = ["benchmark", "request", "target", "method", "seed", "class", "a
 
 def run(params: Params, benchmark: str, method: str) -> str:
     section = params.benchmark(benchmark)
-    labels = datasets.load(store.dataset_folder(benchmark)).train.labels
     description = store.read_json(store.predictions_folder(benchmark, method) / "method.json")
     jobs = [
         (benchmark, method, target, seed)
-        for target in forget.targets(benchmark, section, labels)
+        for target in forget.of_benchmark(benchmark, section)
         for seed in section.seeds
-        if target.kind in description["card"]["serves"]
+        if target.kinds <= set(description["card"]["serves"])
     ]
     judged = fan_out(judge, jobs, f"attack {benchmark} {method}")
     runs = pd.DataFrame([row for rows, _ in judged for row in rows], columns=RUN_COLUMNS)

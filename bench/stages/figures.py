@@ -16,8 +16,9 @@ def run(params: Params) -> str:
     count = 0
     for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False):
         name, title = f"{benchmark}-{request}", f"{benchmark}, request {request}"
+        targets = next(t for row, _, t in tables.requests(params.benchmark(str(benchmark))) if row == request)
         classes = judged.classes
-        classes = classes[(classes["benchmark"] == benchmark) & (classes["request"] == request)]
+        classes = classes[(classes["benchmark"] == benchmark) & classes["target"].isin(targets)]
         figures = {
             "gap-to-retrain": suite.gap_to_retrain(here, title),
             "forgetting-against-cost": suite.forgetting_against_cost(here, title),

@@ -31,6 +31,13 @@ def samples(folder: Path) -> dict[str, Samples]:
     }
 
 
+@cache
+def scores(benchmark: str) -> dict[str, Tensor]:
+    """Measures of each training sample on the device, float64 [n] by name, read once a process."""
+    found = store.read_tensors(store.scores_file(benchmark))
+    return {name: torch.from_numpy(values).to(device()) for name, values in found.items()}
+
+
 def builder(benchmark: Benchmark, train: Samples) -> Callable[[int], nn.Module]:
     """seed -> a fresh network of the benchmark's architecture, on the CPU."""
     channels, classes = train.images.shape[1], int(train.labels.max()) + 1

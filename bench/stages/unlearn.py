@@ -1,12 +1,17 @@
 """`unlearn@BENCHMARK-METHOD`: one run a target and seed, each ending in its predictions.
 
+Targets of a sequence follow each other on one network. What the targets of a seed share is prepared once,
+and its cost split evenly over them.
+
 A run that raises, or whose outputs are not finite, is recorded as failed with its reason in the
 sidecar, without predictions; the others go on.
 """
 
+import copy
 import json
 import time
 import traceback
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,22 +27,24 @@ from bench.jobs import fan_out, worker_count
 from bench.problem import Problem, problem
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, set_determinism, train
+from methods.base import Method
 
 
 def run(params: Params, benchmark: str, method: str) -> str:
-    jobs = [(params, benchmark, method, target, seed) for target, seed in runs(params, benchmark, method)]
-    records = fan_out(one_run, jobs, f"unlearn {benchmark} {method}")
+    todo = jobs(params, benchmark, method)
+    records = [r for made in fan_out(one_job, todo, f"unlearn {benchmark} {method}") for r in made]
     stamp = {
         "commit": provenance.commit(),
         "hardware": f"{provenance.hardware()}, {worker_count()} workers",
         "versions": provenance.versions(),
     }
-    card = methods.find(method).card.model_dump(mode="json")
+    file = params.file(method)
+    card = methods.find(file).card.model_dump(mode="json")
     card |= {"serves": sorted(card["serves"]), "reads": sorted(card["reads"])}
-    hyperparameters = methods.create(method, params.hyperparameters(method, benchmark), method).model_dump(mode="json")
+    hyperparameters = methods.create(file, params.hyperparameters(method, benchmark), method).model_dump(mode="json")
     store.write_json(
         store.predictions_folder(benchmark, method) / "method.json",
-        {"card": card, "hyperparameters": hyperparameters},
+        {"file": f"methods/{file}.py", "card": card, "hyperparameters": hyperparameters},
     )
     store.write_json(store.cost_file(benchmark, method), {"stamp": stamp, "runs": records})
     failed = [r for r in records if r["status"] == "failed"]
@@ -48,43 +55,120 @@ def run(params: Params, benchmark: str, method: str) -> str:
     return line
 
 
-def runs(params: Params, benchmark: str, method: str) -> list[tuple[Target, int]]:
-    """The targets that the method serves, times the seeds."""
-    cls = methods.find(method)
-    section = params.benchmark(benchmark)
-    labels = datasets.load(store.dataset_folder(benchmark)).train.labels
-    served = [t for t in forget.targets(benchmark, section, labels) if t.kind in cls.card.serves]
-    return [(target, seed) for target in served for seed in section.seeds]
+Job = tuple[Params, str, str, list[list[Target]], int]  # params, benchmark, method, chains of targets, seed
 
 
-def one_run(params: Params, name: str, method: str, target: Target, seed: int) -> dict[str, Any]:
-    """Unlearn, store predictions and sidecar; return status, seconds and peak memory."""
+def jobs(params: Params, benchmark: str, method: str) -> list[Job]:
+    """A job a chain of targets and seed; for methods whose targets share work, one a seed."""
+    card, section = methods.find(params.file(method)).card, params.benchmark(benchmark)
+    served = [t for t in forget.of_benchmark(benchmark, section) if t.kinds <= card.serves]
+    chains = forget.chains(served)
+    groups = [chains] if card.shares and chains else [[chain] for chain in chains]
+    return [(params, benchmark, method, group, seed) for group in groups for seed in section.seeds]
+
+
+def one_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
+    """Unlearn each chain of targets, store predictions and sidecars; return status, seconds, memory of each run."""
     set_determinism()
-    path = store.run_file(name, method, target.name, seed)
-    path.unlink(missing_ok=True)  # logits of an earlier run must not stand beside a failure
-    algorithm = methods.create(method, params.hyperparameters(method, name), f"methods.{method}")
-    splits = setting.samples(store.dataset_folder(name))
-    original = setting.load_original(name, params.benchmark(name), seed, splits["train"])
-    task = run_problem(params, name, method, target, seed).only(algorithm.card.reads)
-    warm_up(name, params.benchmark(name), splits["train"])
-    synchronize()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # else the peak would be that of the process's largest run so far
-    started, seconds, reason = time.perf_counter(), 0.0, ""
+    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    algorithm = methods.create(params.file(method), params.hyperparameters(method, name), f"methods.{method}")
+    warm_up(name, benchmark, splits["train"])
+    original = setting.load_original(name, benchmark, seed, splits["train"])
+    prepared = prepare(algorithm, original, params, name, method, chains, seed) if algorithm.card.shares else Prepared()
+    records = []
+    for chain in chains:
+        model: nn.Module | None = original
+        for step, target in enumerate(chain):
+            task = replace(
+                target_problem(params, name, method, target, seed),
+                allowed=algorithm.card.reads,
+                prepared=prepared.state if step == 0 else None,  # later steps start from another network
+            )
+            record, model = one_run(
+                algorithm, model, task, prepared if step == 0 else Prepared(), params, name, method, target, seed
+            )
+            records.append(record)
+    return records
+
+
+@dataclass
+class Prepared:
+    """What the targets of a seed share, and what it cost, of which each of `targets` bears an equal part."""
+
+    state: Any = None
+    seconds: float = 0.0
+    samples: dict[str, Any] = field(default_factory=dict)
+    targets: int = 0
+    reason: str = ""
+
+
+def prepare(
+    algorithm: Method, original: nn.Module, params: Params, name: str, method: str, chains: list[list[Target]], seed: int
+) -> Prepared:
+    """The method's one round for all chains, measured; a failure is kept as its reason."""
+    firsts = [chain[0] for chain in chains]
+    everything = replace(
+        firsts[0],
+        name="all targets",
+        indices=np.unique(np.concatenate([t.indices for t in firsts])),
+        earlier=forget.NONE,
+    )
+    task = target_problem(params, name, method, everything, seed)
+    classes = tuple(sorted({c for target in firsts for c in target.classes}))
+    task = replace(task.pool(), allowed=algorithm.card.reads, forgotten_classes=classes)
+    prepared = Prepared(targets=len(firsts))
+    started = time.perf_counter()
     try:
         with task.meter.running():
-            model = algorithm.unlearn(task.meter.attach(original), task)
+            prepared.state = algorithm.prepare(task.meter.attach(copy.deepcopy(original)), task)
             synchronize()
-            seconds = time.perf_counter() - started
-        store.write_tensors(path, checked_logits(model, splits, task.classes))
         json.dumps(task.notes, allow_nan=False)
     except BadInput:
         raise
     except Exception as error:
         traceback.print_exc()
-        path.unlink(missing_ok=True)
-        task.notes.clear()
-        reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
+        prepared.reason = f"in prepare: {type(error).__name__}: {error}"
+    prepared.seconds = time.perf_counter() - started
+    prepared.samples = task.meter.counts()
+    return prepared
+
+
+def one_run(
+    algorithm: Method,
+    model: nn.Module | None,
+    task: Problem,
+    prepared: Prepared,
+    params: Params,
+    name: str,
+    method: str,
+    target: Target,
+    seed: int,
+) -> tuple[dict[str, Any], nn.Module | None]:
+    """One run: its record, and the network that it left, none if it failed."""
+    splits = setting.samples(store.dataset_folder(name))
+    path = store.run_file(name, method, target.name, seed)
+    path.unlink(missing_ok=True)  # logits of an earlier run must not stand beside a failure
+    synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # else the peak would be that of the process's largest run so far
+    started, seconds, reason, left = time.perf_counter(), 0.0, prepared.reason, None
+    if model is None:
+        reason = "an earlier step of the sequence failed"
+    elif not reason:
+        try:
+            with task.meter.running():
+                left = algorithm.unlearn(task.meter.attach(copy.deepcopy(model)), task)
+                synchronize()
+                seconds = time.perf_counter() - started
+            store.write_tensors(path, checked_logits(left, splits, task.classes))
+            json.dumps(task.notes, allow_nan=False)
+        except BadInput:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            path.unlink(missing_ok=True)
+            task.notes.clear()
+            left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     sidecar = {
         "benchmark": name,
         "request": target.request,
@@ -94,14 +178,23 @@ def one_run(params: Params, name: str, method: str, target: Target, seed: int) -
         "status": "failed" if reason else "ok",
         "reason": reason,
         "notes": task.notes,
-        "samples": task.meter.counts(),
+        "samples": with_share(task.meter.counts(), prepared),
         "forget_set": len(target.indices),
         "data": datasets.content_hash(store.dataset_folder(name)),
     }
     store.write_json(path.with_suffix(".json"), sidecar)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     record = {key: sidecar[key] for key in ("request", "target", "seed", "status", "reason")}
-    return record | {"seconds": seconds, "peak_device_bytes": peak}
+    seconds += prepared.seconds / max(prepared.targets, 1)
+    return record | {"seconds": seconds, "peak_device_bytes": peak}, left
+
+
+def with_share(counts: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
+    """A run's own counts and its equal part of what preparing cost, which stands beside them whole."""
+    if not prepared.targets:
+        return counts
+    shared = {way: counts[way] + prepared.samples[way] / prepared.targets for way in ("forward", "backward")}
+    return counts | shared | {"prepared": prepared.samples | {"targets": prepared.targets}}
 
 
 class Diverged(Exception):
@@ -126,19 +219,21 @@ def checked_logits(model: nn.Module, splits: dict[str, Samples], classes: int) -
     return setting.to_numpy({split: z.float() for split, z in logits.items()})
 
 
-def run_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:
-    """The problem of one run."""
+def target_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:
+    """The problem of one target and seed."""
     benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
     samples = splits["train"]
     return problem(
         samples,
-        torch.from_numpy(target.indices),
+        torch.from_numpy(target.new),
+        gone=torch.from_numpy(target.earlier),
         validation=splits["validation"],
         classes=int(samples.labels.max()) + 1,
         key=(name, target.name, method, seed),
         base_order=setting.base_order(name, seed, len(samples)),
         recipe=benchmark.training,
         build=setting.builder(benchmark, samples),
+        scores=setting.scores(name) if benchmark.memorization else {},
     )
 
 

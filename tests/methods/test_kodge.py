@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.config import Recipe
+from bench.layers import Convolution
 from bench.problem import Problem
 from bench.training import predict
 from methods.kodge import (
     Kodge,
     PatchPicker,
     class_score,
-    first_of_each_class,
+    first_of_class,
     forget_update,
     gram_solve,
     layer_grams,
@@ -24,6 +26,9 @@ from methods.kodge import (
 )
 from methods.retrain import Retrain
 from tests.conftest import build, make_problem
+
+
+PLAIN = Convolution((1, 1), (0, 0, 0, 0), (1, 1), 1)
 
 
 def dense_projection(r: np.ndarray, alpha: float) -> np.ndarray:
@@ -112,9 +117,9 @@ def test_the_whole_update_equals_dense_svds_layer_by_layer(trained):
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0].detach()))
-    views = first_of_each_class(problem.retain, 60), some_of(problem.forget, 60, problem)
-    for view in views:
-        model.eval()(view.samples.images[view.rows])
+    retained = torch.cat([(problem.retain.samples.labels == c).nonzero().flatten()[:20] for c in (0, 1, 3)])
+    for rows in retained, some_of(problem.forget, 60, problem).rows:
+        model.eval()(problem.retain.samples.images[rows])
     for name, layer in layers.items():
         conv = isinstance(layer, nn.Conv2d)
         r, f = (
@@ -178,7 +183,7 @@ def test_convolution_gram_equals_that_of_torchs_unfold(conv):
     images = torch.randn(230, 4, 7, 6, dtype=torch.float64)  # more than two forward batches
     model = nn.Sequential(conv.double(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     problem = Problem.from_tensors(images, torch.arange(230) % 2, torch.arange(4))
-    gram = layer_grams(model, problem.forget | problem.retain, None, None, unseeded)["0"]
+    gram = layer_grams(model, problem.forget | problem.retain, None, None, unseeded)["0.weight"]
     padding = 1 if conv.padding == "same" else conv.padding
     patches = F.unfold(images, conv.kernel_size, conv.dilation, padding, conv.stride).transpose(1, 2).flatten(0, 1)
     np.testing.assert_allclose(gram[0].numpy(), (patches.T @ patches).numpy(), rtol=1e-10, atol=1e-9)
@@ -188,7 +193,7 @@ def test_grouped_convolution_is_that_of_each_group_alone():
     images = torch.randn(20, 4, 5, 5, dtype=torch.float64)
     problem = Problem.from_tensors(images, torch.arange(20) % 2, torch.arange(4))
     conv = nn.Conv2d(4, 6, 3, padding=1, groups=2).double()
-    gram = layer_grams(nn.Sequential(conv), problem.forget | problem.retain, None, None, unseeded)["0"]
+    gram = layer_grams(nn.Sequential(conv), problem.forget | problem.retain, None, None, unseeded)["0.weight"]
     for group, half in enumerate(images.split(2, dim=1)):
         patches = F.unfold(half, 3, padding=1).transpose(1, 2).flatten(0, 1)
         np.testing.assert_allclose(gram[group].numpy(), (patches.T @ patches).numpy(), rtol=1e-10, atol=1e-9)
@@ -197,7 +202,7 @@ def test_grouped_convolution_is_that_of_each_group_alone():
 def test_picked_patches_are_so_many_distinct_ones_inside_one_window():
     """Each pixel carries its own number, so a patch tells where it was cut."""
     maps = torch.arange(3 * 12 * 12, dtype=torch.float64).reshape(3, 1, 12, 12)
-    picker = PatchPicker(nn.Conv2d(1, 1, 2), 3, 3, 40, torch.Generator().manual_seed(1))
+    picker = PatchPicker((2, 2), PLAIN, 3, 3, 40, torch.Generator().manual_seed(1))
     first = picker(maps[:2])[0]
     second = picker(maps[2:])[0]
     patches = torch.cat([first, second])
@@ -213,20 +218,50 @@ def test_picked_patches_are_so_many_distinct_ones_inside_one_window():
 
 def test_small_maps_are_taken_whole():
     maps = torch.arange(36.0).reshape(1, 1, 6, 6)
-    patches = PatchPicker(nn.Conv2d(1, 1, 2), 1, 3, None, torch.Generator())(maps)
+    patches = PatchPicker((2, 2), PLAIN, 1, 3, None, torch.Generator())(maps)
     assert patches.shape == (1, 25, 4)
 
 
 def test_retain_samples_are_the_first_of_each_class():
-    view = first_of_each_class(make_problem().retain, 10)
-    assert view.rows.tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 11]  # 3 each of classes 0, 1, 3
+    assert first_of_class(make_problem().train, 3, 4).rows.tolist() == [3, 7, 11, 15]
+
+
+@pytest.mark.parametrize("gone", [(2,), (0, 2), (1, 2, 3)])
+def test_gram_without_classes_is_that_of_the_others_samples(gone, trained):
+    """Leave-some-out by subtraction equals a pass over the samples that are left."""
+    model, problem = copy.deepcopy(trained).double(), make_problem(dtype=torch.float64)
+    pool = replace(problem.pool(), forgotten_classes=gone)
+    ours = Kodge(samples=36, window=None, max_patches=None).prepare(model, pool).without(gone)
+    left = torch.cat([first_of_class(pool.train, c, 12).rows for c in range(4) if c not in gone])
+    direct = layer_grams(model, pool.train.select(left), None, None, unseeded)
+    assert ours.keys() == direct.keys()
+    for name, gram in direct.items():
+        np.testing.assert_allclose(ours[name].numpy(), gram.numpy(), atol=1e-10)
+
+
+def test_one_preparation_serves_all_classes_at_about_one_pass(trained):
+    """Each of four classes, 30 samples a class on the retain side: 120 forwards shared, then the forget set's."""
+    method = Kodge(alpha_r=30, alpha_f=3, samples=90)
+    problems = {c: make_problem(forget=make_problem().train.labels == c) for c in range(4)}
+    pool = replace(make_problem().pool(), forgotten_classes=(0, 1, 2, 3))
+    with pool.meter.running():
+        state = method.prepare(pool.meter.attach(copy.deepcopy(trained)), pool)
+    assert pool.meter.forward == 120
+    for problem in problems.values():
+        with problem.meter.running():
+            model = problem.meter.attach(copy.deepcopy(trained))
+            shared = method.unlearn(model, replace(problem, prepared=state))
+        assert problem.meter.forward == 40
+        alone = method.unlearn(trained, replace(problem, key=pool.key[:-1]))
+        for a, b in zip(shared.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
 def test_few_patches_may_leave_a_batch_without_any():
     images = torch.randn(350, 2, 6, 6, dtype=torch.float64)
     problem = Problem.from_tensors(images, torch.arange(350) % 2, torch.arange(4))
     model = nn.Sequential(nn.Conv2d(2, 3, 3)).double()
-    gram = layer_grams(model, problem.forget | problem.retain, None, 2, unseeded)["0"]
+    gram = layer_grams(model, problem.forget | problem.retain, None, 2, unseeded)["0.weight"]
     assert torch.linalg.matrix_rank(gram[0]) == 2
 
 
@@ -241,10 +276,10 @@ def test_a_convolution_used_twice_is_seen_twice():
 
     model, images = Twice(), torch.randn(230, 1, 4, 4, dtype=torch.float64)
     problem = Problem.from_tensors(images, torch.arange(230) % 2, torch.arange(4))
-    gram = layer_grams(model, problem.forget | problem.retain, None, None, unseeded)["conv"][0]
+    gram = layer_grams(model, problem.forget | problem.retain, None, None, unseeded)["conv.weight"][0]
     seen = [F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1) for x in (images, model.conv(images).detach())]
     np.testing.assert_allclose(gram.numpy(), sum(p.T @ p for p in seen).numpy(), rtol=1e-10, atol=1e-9)
-    capped = layer_grams(model, problem.forget | problem.retain, None, 500, unseeded)["conv"][0]
+    capped = layer_grams(model, problem.forget | problem.retain, None, 500, unseeded)["conv.weight"][0]
     assert 0 < capped.trace() < gram.trace()
 
 
@@ -268,7 +303,7 @@ def test_says_why_it_cannot_serve():
     with pytest.raises(ValueError, match="whole classes"):
         Kodge().unlearn(nn.Linear(1, 1), make_problem("random"))
     with pytest.raises(ValueError, match="at least that many"):
-        first_of_each_class(make_problem().retain, 2)
+        Kodge(samples=2).prepare(build(0), make_problem().pool())
 
 
 def test_a_layer_that_is_never_called_is_named(trained):
