@@ -14,8 +14,10 @@ from bench.config import Params
 from bench.errors import BadInput
 
 STAGES = {  # sub-command -> its positional arguments
+    "methods": (),
     "data": ("benchmark",),
     "train": ("benchmark",),
+    "memorize": ("benchmark",),
     "unlearn": ("benchmark", "method"),
     "attack": ("benchmark", "method"),
     "leaderboard": (),

@@ -49,6 +49,7 @@ from torch.nn import functional as F
 
 from bench import store
 from bench.errors import BadInput
+from bench.layers import head
 from bench.training import View
 
 BATCH = 200  # images in a forward pass; with gradients, in a backward pass too
@@ -120,18 +121,6 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     x = images if images.is_floating_point() else images.to(torch.get_default_dtype())
     x = F.interpolate(x, (height, width), mode="bilinear", antialias=True)
     return x if images.is_floating_point() else x.round().clamp(0, 255).to(images.dtype)
-
-
-def head(model: nn.Module, classes: int) -> nn.Linear:
-    """The network's last linear layer with an output for each class.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    if not found:
-        raise ValueError(f"the network has no linear layer of {classes} outputs, so its features are not known")
-    return found[-1]
 
 
 @contextmanager
@@ -267,10 +256,10 @@ class Choice:
 def choose(weights: Tensor, forgotten: int, donors: Sequence[int]) -> Choice:
     """Target concept, donor class and donor concept of a class, by the rule of Chang et al.'s code.
 
-    The target concept is the class's first. Of its first five, the first that is the first of a
-    possible donor too decides ('confusion'; among several donors the one with the largest weight).
-    Else the donor is the class with the largest weight of the target concept ('shared'), and
-    if none has a positive one, the next class.
+    The target concept is the class's first. Of its first five of positive weight, the first that is the
+    first of a possible donor too decides ('confusion'; among several donors the one with the largest
+    weight). Else the donor is the class with the largest weight of the target concept ('shared'),
+    and if none has a positive one, the next class.
 
     Args:
         weights: [classes, k].
@@ -279,7 +268,7 @@ def choose(weights: Tensor, forgotten: int, donors: Sequence[int]) -> Choice:
     order = weights[forgotten].argsort(descending=True, stable=True).tolist()
     for concept in order[:TOP]:
         confused = [d for d in donors if int(weights[d].argmax()) == concept]
-        if confused:
+        if confused and weights[forgotten, concept] > 0:
             donor = max(confused, key=lambda d: float(weights[d, concept]))
             return Choice(order[0], donor, concept, "confusion")
     donor = max(donors, key=lambda d: float(weights[d, order[0]]))

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -28,6 +28,7 @@ Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 Level = Literal["low", "medium", "high", "mixed"]
 Score = Literal["memorization", "confidence", "holdout", "curvature"]
+HIGH_IS_MEMORIZED = {"memorization": True, "confidence": False, "holdout": True, "curvature": True}
 CLASSES: dict[str, int] = {"digits": 10, "digits-parity": 2}
 SUBCLASSES: dict[str, int] = {"digits-parity": 10}  # of the data sets whose classes have some
 
@@ -165,13 +166,14 @@ class Benchmark(Section):
         """Every class is in the data set, scores are computed, and no two targets share a name (and so a folder)."""
         dataset, wrong = info.data.get("dataset", ""), []
         for name, request in requests.items():
-            for section in steps(request):
-                wrong += [f"{name}: {line}" for line in _not_in(dataset, section)]
-                if section.kind in {"memorized", "entangled"} and not info.data.get("memorization"):
-                    wrong.append(f"{name}: needs the benchmark's `memorization: {{models: ...}}`")
+            for key, section in located_steps(name, request):
+                wrong += [f"{key}.{line}" for line in _not_in(dataset, section)]
+                if section.kind in {"memorized", "entangled"} and info.data.get("memorization", "wrong") is None:
+                    wrong.append(f"{key}.kind: {section.kind} needs the benchmark's `memorization: {{models: ...}}`")
         names = [target for name, request in requests.items() for target in target_names(name, request)]
         wrong += [
-            f"two targets are called '{n}'; rename a request" for n in sorted({n for n in names if names.count(n) > 1})
+            f"two targets are called '{n}'; rename a request, or leave one out"
+            for n in sorted({n for n in names if names.count(n) > 1})
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -187,7 +189,7 @@ def _not_in(dataset: str, section: Any) -> list[str]:
         case SubclassRequest():
             count, what, asked = SUBCLASSES.get(dataset, 0 if dataset else math.inf), "subclass", section.targets
             if not count:
-                return [f"{dataset} has no subclasses"]
+                return [f"kind: {dataset} has no subclasses; there are some in: {', '.join(SUBCLASSES)}"]
         case _:
             return []
     plural = "classes" if what == "class" else "subclasses"
@@ -201,6 +203,13 @@ def _not_in(dataset: str, section: Any) -> list[str]:
 def steps(request: Any) -> list[Any]:
     """The sections of a request that each name forget sets: its steps, or itself."""
     return list(request.steps) if isinstance(request, SequentialRequest) else [request]
+
+
+def located_steps(name: str, request: Any) -> list[tuple[str, Any]]:
+    """Its steps, each with its key below `requests`: 'twice.steps.1', or of another request 'class'."""
+    if isinstance(request, SequentialRequest):
+        return [(f"{name}.steps.{k}", step) for k, step in enumerate(request.steps)]
+    return [(name, request)]
 
 
 def kinds(request: Any) -> frozenset[str]:
@@ -331,7 +340,8 @@ def _cross_references(raw: Mapping[str, Any]) -> list[str]:
         file = block.get("method", name) if isinstance(block, dict) else name
         if file not in files:
             key = "methods" if file == name else f"methods.{name}.method"
-            found.append(f"{key}: {unknown(file, files, 'method')}; a method is a file methods/<name>.py")
+            hint = "a method is a file methods/<name>.py; a variant names its file: `method: <name>`"
+            found.append(f"{key}: {unknown(file, files, 'method')}; {hint}")
         overrides = (block or {}).get("benchmarks", {}) if isinstance(block, dict | None) else {}
         if not isinstance(overrides, dict) or not all(isinstance(o, dict) for o in overrides.values()):
             found.append(f"methods.{name}.benchmarks: must map a benchmark's name to hyperparameters")
@@ -356,13 +366,28 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
             reason = unknown(loc[-1], section_at(loc[:-1]).model_fields, "key")
         elif item["type"] == "literal_error":
             reason = unknown(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]), str(loc[-1]))
+        elif item["type"] == "union_tag_invalid":
+            loc = (*loc, "kind")
+            reason = unknown(item["ctx"]["tag"], re.findall(r"'([^']+)'", item["ctx"]["expected_tags"]), "kind")
+        elif item["type"] == "union_tag_not_found":
+            reason = f"field required; there are: {', '.join(k for k in _REQUESTS if k in get_args(Kind) or 'steps' not in loc)}"
+            loc = (*loc, "kind")
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[0].lower() + reason[1:]
             if item["type"] not in {"missing", "value_error"}:
                 reason += f" (got {item['input']!r:.80})"
-        lines.append(f"{'.'.join(map(str, loc))}: {reason}")
+        lines.append(f"{'.'.join(map(str, _written(loc)))}: {reason}")
     return lines
+
+
+def _written(loc: tuple[int | str, ...]) -> list[int | str]:
+    """A place as the file has it: pydantic puts a request's kind into its path, as in requests.r.random.fraction."""
+    return [
+        part
+        for k, part in enumerate(loc)
+        if not (part in _REQUESTS and k > 1 and (loc[k - 2] == "steps" or (k == 4 and loc[2] == "requests")))
+    ]
 
 
 _REQUESTS: dict[str, type[BaseModel]] = {

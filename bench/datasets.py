@@ -23,7 +23,7 @@ SPLIT_SEED = 0  # one split for base training, retraining and every method
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [n, channels, height, width], labels, int64 [n], and where there are some, subclasses, int64 [n]."""
+    """Images, uint8 [n, channels, height, width], labels and, where there are some, subclasses, int64 [n]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -129,7 +129,10 @@ def load(folder: Path) -> Dataset:
     path = folder / "samples.safetensors"
     tensors = store.read_tensors(path)
     try:
-        parts = {s: Split(tensors[f"{s}_images"], tensors[f"{s}_labels"], tensors.get(f"{s}_sublabels")) for s in store.SPLITS}
+        parts = {
+            s: Split(tensors[f"{s}_images"], tensors[f"{s}_labels"], tensors.get(f"{s}_sublabels"))
+            for s in store.SPLITS
+        }
         return Dataset(**parts, mean=tensors["mean"], std=tensors["std"])
     except KeyError as missing:
         raise BadInput(f"{path}: holds no {missing}; delete it and run `dvc repro` again") from None

@@ -16,7 +16,6 @@ from bench.errors import BadInput
 from bench.seeds import numpy_generator
 
 NONE = np.zeros(0, dtype=np.int64)
-HIGH_IS_MEMORIZED = {"memorization": True, "confidence": False, "holdout": True, "curvature": True}
 ENTANGLED_GROUPS = {"low": 3 / 15, "medium": 12 / 15, "high": 14 / 15}  # place of the group among the sorted ones
 
 
@@ -136,7 +135,7 @@ def _parts(
                 raise BadInput(f"{where}.size: {section.size} of {len(labels)} training images; give at most half")
             if section.kind == "memorized":
                 score = scores[section.score]
-                score = score if HIGH_IS_MEMORIZED[section.score] else -score
+                score = score if config.HIGH_IS_MEMORIZED[section.score] else -score
                 middle = 0.5 if section.score == "memorization" else float(np.median(score))
                 yield kinds, (), (), by_memorization(score, section.level, section.size, middle)
             else:

@@ -133,3 +133,31 @@ def _pair(value: Any) -> tuple[int, int]:
         return value, value
     first, *rest = value
     return first, rest[0] if rest else first
+
+
+def head(model: nn.Module, classes: int) -> nn.Linear:
+    """The layer whose outputs are the logits: the one nn.Linear with `classes` outputs.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes}
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise ValueError(f"a head is the one nn.Linear with {classes} outputs; this network has: {names}")
+    return next(iter(found.values()))
+
+
+@torch.no_grad()
+def features(model: nn.Module, images: Tensor, classes: int) -> Tensor:
+    """What enters the head for each network input, [n, d], in eval mode; the model's mode is kept."""
+    seen: list[Tensor] = []
+    handle = head(model, classes).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    was_training = model.training
+    model.eval()
+    try:
+        model(images)
+    finally:
+        handle.remove()
+        model.train(was_training)
+    return seen[-1]

@@ -87,6 +87,7 @@ class Problem:
         base_order: the order in which the original met the training samples.
         allowed: the data that the method's card names; reading other data raises UndeclaredAccess.
         notes: what a method wants recorded of its run (chosen hyperparameters), JSON values.
+        artifacts: tensors that a method wants kept for analysis (WF-Net's gates); no metric reads them.
         scores: measures of each training sample by name, [n] (memorization and its proxies); use `score`.
         prepared: what the method's `prepare` returned for this seed; use `Method.shared`.
     """
@@ -101,6 +102,7 @@ class Problem:
     allowed: frozenset[str] = frozenset({"forget", "retain", "validation", "scores"})
     meter: Meter = field(default_factory=Meter)
     notes: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, Tensor] = field(default_factory=dict)
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     prepared: Any = None
 

@@ -5,7 +5,8 @@
     data/scores/BENCHMARK/                       samples.safetensors, summary.json: memorization, proxies
     data/methods/METHOD.json                     hashes of the files that a method consists of
     data/predictions/BENCHMARK/METHOD/           method.json: the card and the hyperparameters
-    data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar
+    data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar;
+                                                 seed-S.artifacts.safetensors: tensors kept for analysis
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, method.json
 
@@ -56,6 +57,11 @@ def predictions_folder(benchmark: str, method: str) -> Path:
 def run_file(benchmark: str, method: str, target: str, seed: int) -> Path:
     """The logits of a run; the sidecar stands beside it with the suffix `.json`."""
     return predictions_folder(benchmark, method) / target / f"seed-{seed}.safetensors"
+
+
+def artifacts_file(benchmark: str, method: str, target: str, seed: int) -> Path:
+    """Tensors that a method kept for analysis; the target `prepared` holds those that all targets share."""
+    return predictions_folder(benchmark, method) / target / f"seed-{seed}.artifacts.safetensors"
 
 
 def cost_file(benchmark: str, method: str) -> Path:

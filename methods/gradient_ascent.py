@@ -8,16 +8,13 @@ Unlearn-Saliency's tables: SGD with momentum 0.9 and weight decay 5e-4, 5 epochs
 bound, so the learning rate decides whether too little or everything is forgotten.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
 from bench.config import Recipe
 from bench.problem import Problem
-from bench.training import Batch, cross_entropy, train
+from bench.training import train
 from methods.base import EVERY_REQUEST, BatchSize, Card, Count, Method, Paper, Positive
-
-
-def negative_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
-    return -cross_entropy(model, batch)
+from methods.steps import negative_cross_entropy
 
 
 class GradientAscent(Method):

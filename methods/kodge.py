@@ -25,6 +25,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,7 @@ class Kodge(Method):
         of_class: dict[int, Grams] = {}
         for c in classes:
             part = first_of_class(view, c, self.samples // max(kept, 1))
-            grams = layer_grams(model, part, self.window, cap, lambda w, c=c: problem.generator(f"class {c}: {w}"))
+            grams = layer_grams(model, part, self.window, cap, partial(draw, problem, f"class {c}"))
             total = {name: total[name] + g for name, g in grams.items()} if total else dict(grams)
             if c in problem.forgotten_classes:
                 of_class[c] = grams
@@ -141,9 +142,7 @@ class Kodge(Method):
         alphas_f = sorted(_tuple(self.alpha_f))
         retain = self.shared(model, problem).without(problem.forgotten_classes)
         drawn = some_of(problem.forget, self.samples, problem)
-        forget = layer_grams(
-            model, drawn, self.window, self.max_patches, lambda w: problem.generator(f"forget set: {w}")
-        )
+        forget = layer_grams(model, drawn, self.window, self.max_patches, partial(draw, problem, "forget set"))
 
         candidate, best, best_score = copy.deepcopy(model), copy.deepcopy(model), float("-inf")
         slots = {name: p for name, p in candidate.named_parameters() if name in retain}
@@ -167,6 +166,10 @@ class Kodge(Method):
     def score(self, model: nn.Module, problem: Problem) -> float:
         view = problem.validation
         return class_score(predict(model, view), view.labels, problem.forgotten_classes, problem.classes)
+
+
+def draw(problem: Problem, part: str, weight: str) -> torch.Generator:
+    return problem.generator(f"patches of {part}: {weight}")
 
 
 def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:

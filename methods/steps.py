@@ -14,6 +14,11 @@ from bench.training import Batch, Feed, Loss, Sequence, View, cross_entropy
 Passes = Literal["mixed", "sequential"]
 
 
+def negative_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """What gradient ascent minimises."""
+    return -cross_entropy(model, batch)
+
+
 def relabelled(problem: Problem, passes: Passes, exclude_true_label: bool) -> Feed[Batch]:
     """Forget and retain set, the former with labels drawn anew each epoch, uniformly over the classes.
 

@@ -67,9 +67,7 @@ class Judged:
         )
         forgotten = np.zeros(len(train), dtype=bool)
         forgotten[target.indices] = True
-        gone_test, gone_validation = (
-            _gone(getattr(dataset, split), target) for split in ("test", "validation")
-        )
+        gone_test, gone_validation = (_gone(getattr(dataset, split), target) for split in ("test", "validation"))
         return cls(
             forget_train=train[forgotten],
             retain_train=train[~forgotten],

@@ -12,6 +12,7 @@ import json
 import time
 import traceback
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,13 @@ class Prepared:
 
 
 def prepare(
-    algorithm: Method, original: nn.Module, params: Params, name: str, method: str, chains: list[list[Target]], seed: int
+    algorithm: Method,
+    original: nn.Module,
+    params: Params,
+    name: str,
+    method: str,
+    chains: list[list[Target]],
+    seed: int,
 ) -> Prepared:
     """The method's one round for all chains, measured; a failure is kept as its reason."""
     firsts = [chain[0] for chain in chains]
@@ -122,7 +129,7 @@ def prepare(
         with task.meter.running():
             prepared.state = algorithm.prepare(task.meter.attach(copy.deepcopy(original)), task)
             synchronize()
-        json.dumps(task.notes, allow_nan=False)
+        keep_artifacts(task, store.artifacts_file(name, method, "prepared", seed))
     except BadInput:
         raise
     except Exception as error:
@@ -147,7 +154,9 @@ def one_run(
     """One run: its record, and the network that it left, none if it failed."""
     splits = setting.samples(store.dataset_folder(name))
     path = store.run_file(name, method, target.name, seed)
-    path.unlink(missing_ok=True)  # logits of an earlier run must not stand beside a failure
+    artifacts = store.artifacts_file(name, method, target.name, seed)
+    for old in (path, artifacts):
+        old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # else the peak would be that of the process's largest run so far
@@ -162,6 +171,7 @@ def one_run(
                 seconds = time.perf_counter() - started
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
+            keep_artifacts(task, artifacts)
         except BadInput:
             raise
         except Exception as error:
@@ -187,6 +197,11 @@ def one_run(
     record = {key: sidecar[key] for key in ("request", "target", "seed", "status", "reason")}
     seconds += prepared.seconds / max(prepared.targets, 1)
     return record | {"seconds": seconds, "peak_device_bytes": peak}, left
+
+
+def keep_artifacts(task: Problem, path: Path) -> None:
+    if task.artifacts:
+        store.write_tensors(path, setting.to_numpy(task.artifacts))
 
 
 def with_share(counts: dict[str, Any], prepared: Prepared) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from methods.kodge import (
 from methods.retrain import Retrain
 from tests.conftest import build, make_problem
 
-
 PLAIN = Convolution((1, 1), (0, 0, 0, 0), (1, 1), 1)
 
 

@@ -1,0 +1,79 @@
+"""`memorize@BENCHMARK`: memorization of each training sample, its proxies, and how they agree.
+
+A benchmark without a section `memorization` gets empty files. The proxies come from the training of
+the first seed's original.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import forget, store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.jobs import fan_out
+from bench.memorization import memorization, proxies, subset_correct
+from bench.metrics.memorization import entanglement, rank_correlations
+from bench.seeds import derive, numpy_generator
+from bench.stages import setting
+from bench.training import set_determinism, shuffled
+
+
+def run(params: Params, benchmark: str) -> str:
+    section = params.benchmark(benchmark).memorization
+    summary = store.scores_file(benchmark).with_name("summary.json")
+    if section is None:
+        store.write_tensors(store.scores_file(benchmark), {})
+        store.write_json(summary, {})
+        return "nothing to do"
+    jobs: list[tuple[Any, ...]] = [(params, benchmark, k) for k in (None, *range(section.models))]
+    (found, phi), *parts = fan_out(one, jobs, f"memorize {benchmark}")
+    member, correct = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
+    try:
+        scores = {"memorization": memorization(member, correct).numpy()} | found
+    except ValueError as error:
+        raise BadInput(f"params.yaml: benchmarks.{benchmark}.memorization.models: {error}") from None
+    store.write_tensors(store.scores_file(benchmark), scores)
+    store.write_json(summary, describe(params, benchmark, scores, phi))
+    correlations = rank_correlations(scores)
+    return f"{section.models} models; rank correlation to memorization: " + ", ".join(
+        f"{name} {value:.2f}" for name, value in correlations.items()
+    )
+
+
+def describe(params: Params, name: str, scores: dict[str, np.ndarray], phi: np.ndarray) -> dict[str, Any]:
+    """Rank correlations to the estimator, and the entanglement of every forget set."""
+    targets = forget.of_benchmark(name, params.benchmark(name))
+    return {
+        "spearman_to_memorization": rank_correlations(scores),
+        "targets": {
+            t.name: entanglement(phi, t.indices)
+            | {"mean_memorization": float(scores["memorization"][t.indices].mean())}
+            for t in targets
+        },
+    }
+
+
+def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
+    """The k-th subset's members and which samples its network gets right; for None, proxies and embeddings."""
+    set_determinism()
+    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    section, data = benchmark.memorization, splits["train"]
+    assert section is not None
+    n, classes = len(data), int(data.labels.max()) + 1
+    if k is None:
+        seed = benchmark.seeds[0]
+        view = setting.everything(data, setting.base_order(name, seed, n), setting.base_key(name, seed))
+        held_out = setting.everything(splits["validation"], key=(name, "memorization", "held out"))
+        found = proxies(setting.fresh(name, benchmark, seed, data), view, held_out, benchmark.training, classes)
+        scores = {key: getattr(found, key) for key in ("confidence", "holdout", "curvature", "distance")}
+        return setting.to_numpy(scores), found.embeddings.cpu().numpy()
+    key = (name, "memorization", k)
+    member = np.zeros(n, dtype=bool)
+    member[numpy_generator(*key, "subset").choice(n, round(section.share * n), replace=False)] = True
+    start = setting.builder(benchmark, data)(derive(*key, "initialisation")).to(data.labels.device)
+    view = setting.everything(data, shuffled(n, key), key)
+    rows = torch.from_numpy(np.flatnonzero(member)).to(data.labels.device)
+    correct = subset_correct(start, view, rows, section.training or benchmark.training)
+    return member, correct.cpu().numpy()
