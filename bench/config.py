@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -166,15 +166,13 @@ class Benchmark(Section):
         """Every class is in the data set, scores are computed, and no two targets share a name (and so a folder)."""
         dataset, wrong = info.data.get("dataset", ""), []
         for name, request in requests.items():
-            for key, section in located_steps(name, request):
+            for key, section in steps(name, request).items():
                 wrong += [f"{key}.{line}" for line in _not_in(dataset, section)]
                 if section.kind in {"memorized", "entangled"} and info.data.get("memorization", "wrong") is None:
                     wrong.append(f"{key}.kind: {section.kind} needs the benchmark's `memorization: {{models: ...}}`")
         names = [target for name, request in requests.items() for target in target_names(name, request)]
-        wrong += [
-            f"two targets are called '{n}'; rename a request, or leave one out"
-            for n in sorted({n for n in names if names.count(n) > 1})
-        ]
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        wrong += [f"two targets are called '{n}'; rename a request, or leave one out" for n in repeated]
         if wrong:
             raise ValueError("; ".join(wrong))
         return requests
@@ -200,21 +198,16 @@ def _not_in(dataset: str, section: Any) -> list[str]:
     ]
 
 
-def steps(request: Any) -> list[Any]:
-    """The sections of a request that each name forget sets: its steps, or itself."""
-    return list(request.steps) if isinstance(request, SequentialRequest) else [request]
-
-
-def located_steps(name: str, request: Any) -> list[tuple[str, Any]]:
-    """Its steps, each with its key below `requests`: 'twice.steps.1', or of another request 'class'."""
+def steps(name: str, request: Any) -> dict[str, Any]:
+    """The sections of a request that each name forget sets, by their keys: its steps ('name.steps.0'), or itself."""
     if isinstance(request, SequentialRequest):
-        return [(f"{name}.steps.{k}", step) for k, step in enumerate(request.steps)]
-    return [(name, request)]
+        return {f"{name}.steps.{k}": step for k, step in enumerate(request.steps)}
+    return {name: request}
 
 
 def kinds(request: Any) -> frozenset[str]:
     """The kinds that a method must serve for this request."""
-    return frozenset(section.kind for section in steps(request))
+    return frozenset(section.kind for section in steps("", request).values())
 
 
 def target_names(name: str, request: Any) -> list[str]:
@@ -366,28 +359,18 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
             reason = unknown(loc[-1], section_at(loc[:-1]).model_fields, "key")
         elif item["type"] == "literal_error":
             reason = unknown(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]), str(loc[-1]))
-        elif item["type"] == "union_tag_invalid":
-            loc = (*loc, "kind")
-            reason = unknown(item["ctx"]["tag"], re.findall(r"'([^']+)'", item["ctx"]["expected_tags"]), "kind")
-        elif item["type"] == "union_tag_not_found":
-            reason = f"field required; there are: {', '.join(k for k in _REQUESTS if k in get_args(Kind) or 'steps' not in loc)}"
-            loc = (*loc, "kind")
+        elif item["type"].startswith("union_tag"):  # a request's kind; a step is no sequence itself
+            kinds = [kind for kind in _REQUESTS if kind != "sequential" or "steps" not in loc]
+            loc, tag = (*loc, "kind"), item["ctx"].get("tag")
+            reason = unknown(tag, kinds, "kind") if tag else f"field required; there are: {', '.join(kinds)}"
         else:
             reason = item["msg"].removeprefix("Value error, ")
             reason = reason[0].lower() + reason[1:]
             if item["type"] not in {"missing", "value_error"}:
                 reason += f" (got {item['input']!r:.80})"
-        lines.append(f"{'.'.join(map(str, _written(loc)))}: {reason}")
+        key = re.sub(_TAG, r"\1", ".".join(map(str, loc)))
+        lines.append(f"{key}: {reason}")
     return lines
-
-
-def _written(loc: tuple[int | str, ...]) -> list[int | str]:
-    """A place as the file has it: pydantic puts a request's kind into its path, as in requests.r.random.fraction."""
-    return [
-        part
-        for k, part in enumerate(loc)
-        if not (part in _REQUESTS and k > 1 and (loc[k - 2] == "steps" or (k == 4 and loc[2] == "requests")))
-    ]
 
 
 _REQUESTS: dict[str, type[BaseModel]] = {
@@ -399,6 +382,7 @@ _REQUESTS: dict[str, type[BaseModel]] = {
     "entangled": EntangledRequest,
     "sequential": SequentialRequest,
 }
+_TAG = rf"(requests\.[^.]+|steps\.\d+)\.(?:{'|'.join(_REQUESTS)})(?=\.|$)"  # pydantic's path names a request's kind
 
 
 def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:

@@ -67,25 +67,25 @@ def targets(
     """
     found: list[Target] = []
     for request, section in benchmark.requests.items():
-        where = f"{PARAMS}: benchmarks.{name}.requests.{request}"
+        where = f"{PARAMS}: benchmarks.{name}.requests."
         names = config.target_names(request, section)
         parts = [
             part
-            for k, step in enumerate(config.steps(section))
-            for part in _parts(step, where, (name, request, k), labels, sublabels, scores or {})
+            for k, (key, step) in enumerate(config.steps(request, section).items())
+            for part in _parts(step, where + key, (name, request, k), labels, sublabels, scores or {})
         ]
         made = [
             Target(request, target, kinds, classes, indices, subclasses)
             for target, (kinds, classes, subclasses, indices) in zip(names, parts, strict=True)
         ]
         if section.kind == "sequential":
-            made = _cumulative(made, labels, where)
+            made = _cumulative(made, where + request)
         found += made
         for target in made:
             if not 0 < len(target.indices) < len(labels):
                 raise BadInput(
-                    f"{where}: {target.name} is {len(target.indices)} of {len(labels)} training images; it must "
-                    "leave some to forget and some to retain"
+                    f"{where}{request}: {target.name} is {len(target.indices)} of {len(labels)} training images; "
+                    "it must leave some to forget and some to retain"
                 )
     return found
 
@@ -131,8 +131,12 @@ def _parts(
             draw = numpy_generator(*key, "forget set")
             yield kinds, (), (), np.sort(draw.choice(len(labels), size, replace=False))
         case config.MemorizedRequest() | config.EntangledRequest():
-            if 2 * section.size > len(labels):
-                raise BadInput(f"{where}.size: {section.size} of {len(labels)} training images; give at most half")
+            least = 2 if section.kind == "memorized" else 6  # of fewer groups medium and high would be the same
+            if least * section.size > len(labels):
+                raise BadInput(
+                    f"{where}.size: {section.size} of {len(labels)} training images; "
+                    f"give at most {len(labels) // least}, 1 of {least}"
+                )
             if section.kind == "memorized":
                 score = scores[section.score]
                 score = score if config.HIGH_IS_MEMORIZED[section.score] else -score
@@ -185,7 +189,7 @@ def _thirds(size: int) -> list[int]:
     return [size // 3 + (part < size % 3) for part in range(3)]
 
 
-def _cumulative(steps: list[Target], labels: np.ndarray, where: str) -> list[Target]:
+def _cumulative(steps: list[Target], where: str) -> list[Target]:
     """Each step's target with all that the steps before forgot."""
     found: list[Target] = []
     for step in steps:

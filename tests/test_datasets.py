@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from bench import datasets, forget
-from bench.config import Benchmark
+from bench import datasets
 from bench.datasets import Dataset, Split
 from bench.errors import BadInput
 
@@ -11,17 +10,6 @@ from bench.errors import BadInput
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return datasets.build("digits", validation=0.1)
-
-
-def benchmark(**requests) -> Benchmark:
-    return Benchmark(
-        dataset="digits",
-        validation=0.1,
-        architecture="resnet-small",
-        training={"epochs": 1, "batch_size": 2, "lr": 0.1},
-        requests=requests,
-        seeds=[0],
-    )
 
 
 def test_splits_partition_scikit_learns_digits_exactly(digits):
@@ -57,6 +45,7 @@ def test_round_trip_and_same_bytes_twice(digits, tmp_path):
     np.testing.assert_array_equal(again.test.images, digits.test.images)
     assert again.train.images.dtype == np.uint8
     assert again.classes == 10
+    assert again.train.sublabels is None
 
 
 def test_audit_finds_planted_duplicates():
@@ -87,40 +76,38 @@ def test_damaged_file_is_named(digits, tmp_path):
         datasets.load(tmp_path)
 
 
-def test_class_targets_are_all_images_of_the_class(digits):
-    labels = digits.train.labels
-    three, eight = forget.targets("b", benchmark(gone={"kind": "class", "targets": [3, 8]}), labels)
-    assert (three.name, three.classes, three.request) == ("gone-3", (3,), "gone")
-    assert three.indices.tolist() == [i for i, y in enumerate(labels) if y == 3]
-    assert eight.indices.tolist() == [i for i, y in enumerate(labels) if y == 8]
+@pytest.fixture(scope="module")
+def parity() -> Dataset:
+    return datasets.build("digits-parity", validation=0.1)
 
 
-def test_random_target_is_a_sorted_subset_of_the_asked_size(digits):
-    labels = digits.train.labels
-    (target,) = forget.targets("b", benchmark(r={"kind": "random", "fraction": 0.1}), labels)
-    assert len(set(target.indices)) == len(target.indices) == round(0.1 * len(labels))
-    assert (np.diff(target.indices) > 0).all()
-    assert target.classes == ()
+def test_parity_tells_the_same_digits_apart_as_even_and_odd(parity):
+    images, labels = load_digits(return_X_y=True)
+    source = sorted((tuple(x), y % 2, y) for x, y in zip(images.astype(int).tolist(), labels.tolist(), strict=True))
+    ours = sorted(
+        (tuple(np.rint(x.reshape(-1) * (16 / 255)).astype(int).tolist()), y, digit)
+        for split in (parity.train, parity.validation, parity.test)
+        for x, y, digit in zip(split.images, split.labels.tolist(), split.sublabels.tolist(), strict=True)
+    )
+    assert ours == source
+    assert parity.classes == 2
 
 
-@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
-def test_a_fraction_that_comes_to_nothing_or_everything_is_refused(digits, fraction):
-    with pytest.raises(BadInput, match=rf"benchmarks\.b\.requests\.r\.fraction: {fraction} of 1293"):
-        forget.targets("b", benchmark(r={"kind": "random", "fraction": fraction}), digits.train.labels)
+def test_splits_with_subclasses_are_stratified_by_them(parity):
+    """Each split has its share of every digit, to within one image of rounding."""
+    _, labels = load_digits(return_X_y=True)
+    for split in (parity.train, parity.validation, parity.test):
+        expected = np.bincount(labels) * len(split.labels) / len(labels)
+        assert np.abs(np.bincount(split.sublabels, minlength=10) - expected).max() <= 1.5
 
 
-def test_random_target_depends_on_benchmark_and_request_alone(digits):
-    labels = digits.train.labels
-    section = {"kind": "random", "fraction": 0.1}
-    draws = {
-        key: forget.targets(name, benchmark(**others, **{request: section}), labels)[-1].indices.tolist()
-        for key, (name, request, others) in {
-            "plain": ("b", "r", {}),
-            "beside": ("b", "r", {"c": {"kind": "class", "targets": [1]}}),
-            "renamed": ("b", "s", {}),
-            "elsewhere": ("c", "r", {}),
-        }.items()
-    }
-    assert draws["plain"] == draws["beside"]
-    assert draws["plain"] != draws["renamed"]
-    assert draws["plain"] != draws["elsewhere"]
+def test_subclasses_survive_the_round_trip_and_count_in_the_hash(parity, tmp_path):
+    datasets.write(parity, tmp_path / "a")
+    again = datasets.load(tmp_path / "a")
+    for split in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(again, split).sublabels, getattr(parity, split).sublabels)
+    swapped = parity.train.sublabels.copy()
+    swapped[swapped == 0] = 2
+    other = Split(parity.train.images, parity.train.labels, swapped)
+    datasets.write(Dataset(other, parity.validation, parity.test, parity.mean, parity.std), tmp_path / "b")
+    assert datasets.content_hash(tmp_path / "a") != datasets.content_hash(tmp_path / "b")

@@ -38,6 +38,7 @@ def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
         sections=sections,
         methods=[method_entry(m, params, judged) for m in params.methods],
         meaning={title: text.MEANING[m] for m, title in text.HEADLINE.items()},
+        shared=f"{text.SHARED} {text.SHARED_MEANING}." if "round_targets" in set(table["metric"]) else "",
         datatables=base64.b64encode(bundle).decode(),
     )
 
@@ -52,6 +53,8 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
         status = next(iter(values.values())).status
         pinned = PINNED.index(method) if method in PINNED else len(PINNED)
         cells = [cell(values[m], len(benchmark.seeds)) if m in values else {"order": LAST, "value": "-"} for m in shown]
+        if "round_targets" in values and "samples" in shown:
+            cells[shown.index("samples")]["value"] += text.SHARED
         rows.append(
             {"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells}
         )

@@ -23,7 +23,8 @@ RUN_TYPES = {"metric": str, "status": str, "value": float}  # a table without ro
 CLASS_TYPES = {"class": int, "accuracy": float}
 PINNED = ("original", "retrain")
 AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.12508, Table 1)
-COSTS = ("samples", "samples_forward", "samples_backward")
+COSTS = ("samples", "samples_forward", "samples_backward", "round_targets")
+TOW = {"tow": ("UA", "RA", "TA"), "tow_mia": ("mia_salun", "RA", "TA")}
 NOT_SERVED = "not served"
 
 
@@ -69,7 +70,7 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
         benchmark = params.benchmark(name)
         of_benchmark = judged.runs[judged.runs["benchmark"] == name]
         for request, kinds, targets in requests(benchmark):
-            here = of_benchmark[of_benchmark["target"].isin(targets)]
+            here = with_tow(of_benchmark[of_benchmark["target"].isin(targets)])
             per_seed = {m: seed_table(here[here["method"] == m]) for m in params.methods}
             _add_relative_cost(per_seed)
             retrain = per_seed["retrain"]
@@ -90,6 +91,33 @@ def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]
         for request, section in benchmark.requests.items()
         for row, targets in config.rows(request, section).items()
     ]
+
+
+def with_tow(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the metrics `tow` and `tow_mia`, Zhao et al.'s tug of war (arXiv:2406.01257, section 3).
+
+    The product of 1 - |a_u - a_r| over the accuracies (or the attack) a on forget set, retain set and
+    test set, of the run and of retrain. The reference is the mean over the target's retrains; for a
+    retrain itself, over the others, so that its row shows what another honest retrain reaches.
+    """
+    ok = runs[runs["status"] == "ok"]
+    names = sorted({name for parts in TOW.values() for name in parts})
+    wide = ok[ok["metric"].isin(names)].pivot_table(
+        index=["benchmark", "request", "target", "method", "seed"], columns="metric", values="value"
+    )
+    if wide.empty or "retrain" not in wide.index.get_level_values("method"):
+        return runs
+    retrains = wide.xs("retrain", level="method")
+    sums, counts = (getattr(retrains.groupby("target"), what)() for what in ("sum", "count"))
+    target = wide.index.get_level_values("target")
+    own = (wide.index.get_level_values("method") == "retrain")[:, None]
+    total = sums.reindex(target).to_numpy() - np.where(own, wide.to_numpy(), 0)
+    number = counts.reindex(target).to_numpy() - own
+    reference = np.divide(total, number, out=np.full(total.shape, math.nan), where=number > 0)
+    near = 1 - (wide - reference).abs()
+    tow = pd.DataFrame({name: near[list(parts)].prod(axis=1, skipna=False) for name, parts in TOW.items()})
+    rows = tow.rename_axis(columns="metric").stack().dropna().rename("value").reset_index()
+    return pd.concat([runs, rows.assign(status="ok")], ignore_index=True)
 
 
 def seed_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from bench.report.tables import COSTS, NOT_SERVED
 
 HEADLINE = {  # metric -> column title, in the order of the tables
     "avg_gap": "Avg. gap",
+    "tow": "ToW",
     "UA": "UA",
     "RA": "RA",
     "TA": "TA",
@@ -21,6 +22,7 @@ HEADLINE = {  # metric -> column title, in the order of the tables
 }
 MEANING = {
     "avg_gap": "mean distance to retrain over UA, RA, TA and MIA (SalUn)",
+    "tow": "tug of war: product of 1 - distance to retrain over UA, RA and TA; retrain's row is against other retrains",
     "UA": "1 - accuracy on the forget set (train)",
     "RA": "accuracy on the retain set (train)",
     "TA": "accuracy on test samples, without the forgotten class",
@@ -31,6 +33,12 @@ MEANING = {
     "mia_loss_auc": "cross-fitted logistic regression of the loss, forget set against unseen samples of its classes",
     "samples": "samples passed forward and backward, relative to retraining",
 }
+
+SHARED = "†"
+SHARED_MEANING = (
+    "one round serves all targets of a seed (all classes, for WF-Net); a run's passes and seconds hold the "
+    "round divided by the targets that it served here"
+)
 
 
 def number(metric: str, value: float) -> str:
@@ -55,7 +63,7 @@ def within_floor(row: Any) -> bool:
 
 def leaderboard(table: pd.DataFrame) -> str:
     """A Markdown table a benchmark and request, methods by average gap, original and retrain first."""
-    parts = ["# Leaderboard", ""]
+    parts, shared = ["# Leaderboard", ""], False
     for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False):
         shown = [m for m in HEADLINE if m in set(here["metric"])]
         seeds = int(here["n"].max())
@@ -65,8 +73,13 @@ def leaderboard(table: pd.DataFrame) -> str:
             rows = {r.metric: r for r in here[here["method"] == method].itertuples()}
             status = next(iter(rows.values())).status
             name = method if status == "ok" else f"{method} ({_short(status)})"
-            parts.append(_line([name, *(cell(rows[m], seeds) if m in rows else "-" for m in shown)]))
+            cells = [cell(rows[m], seeds) if m in rows else "-" for m in shown]
+            if "round_targets" in rows:
+                cells[shown.index("samples")] += SHARED
+                shared = True
+            parts.append(_line([name, *cells]))
         parts += ["", f"Mean over {seeds} seeds ± half of the 95 % interval; percent, but for passes.", ""]
+    parts += [f"{SHARED} {SHARED_MEANING}.", ""] if shared else []
     parts += [
         "The target of every column is its value on the `retrain` row. `*`: within the noise floor, that is, no",
         "farther from it than another set of honest retrains would be in 95 of 100 cases.",

@@ -60,6 +60,8 @@ def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[
     logits = read_logits(path, dataset)
     judged = Judged.of(logits, dataset, target)
     samples = {f"samples_{way}": sidecar["samples"][way] for way in ("forward", "backward")}
+    if "prepared" in sidecar["samples"]:
+        samples["round_targets"] = sidecar["samples"]["prepared"]["targets"]
     metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | samples
     per = per_class(logits["test"], dataset.test.labels, dataset.classes)
     return (
