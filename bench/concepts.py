@@ -47,9 +47,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import store
+from bench import layers, store
 from bench.errors import BadInput
-from bench.layers import head
 from bench.training import View
 
 BATCH = 200  # images in a forward pass; with gradients, in a backward pass too
@@ -133,18 +132,9 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-@torch.no_grad()
 def features(model: nn.Module, images: Tensor, classes: int) -> Tensor:
     """What enters the head for each network input, [n, d], in eval mode."""
-    seen: list[Tensor] = []
-    handle = head(model, classes).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-    try:
-        with _evaluated(model):
-            for part in images.split(BATCH):
-                model(part)
-    finally:
-        handle.remove()
-    return torch.cat(seen)
+    return torch.cat([layers.features(model, part, classes) for part in images.split(BATCH)])
 
 
 def window_features(model: nn.Module, images: Tensor, corners: Tensor, classes: int) -> Tensor:

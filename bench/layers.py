@@ -76,7 +76,7 @@ class linear_calls(TorchFunctionMode):  # noqa: N801  # a context manager, used 
         self.in_attention = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func is F.multi_head_attention_forward:
             # Look inside: its own question whether anyone overrides it would only lead back here.
             asked, F.has_torch_function = F.has_torch_function, lambda tensors: False  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ class linear_calls(TorchFunctionMode):  # noqa: N801  # a context manager, used 
         output = func(*args, **kwargs)
         if func is not F.linear and func is not torch.conv2d:
             return output
-        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        weight = args[1] if len(args) > 1 else kwargs.pop("weight")
         if id(weight) not in self.names:
             return output
         bias = args[2] if len(args) > 2 else kwargs.get("bias")

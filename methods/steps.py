@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.problem import Problem
 from bench.training import Batch, Feed, Loss, Sequence, View, cross_entropy
@@ -67,7 +68,8 @@ def per_sample_gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     was_training = model.training
     model.eval()
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, batch.images, batch.labels)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, batch.images, batch.labels)
     model.train(was_training)
     return gradients
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bench.__main__ import main
-from bench.config import Benchmark, Recipe, load
+from bench.config import Benchmark, Recipe, kinds, load, rows
 from bench.errors import BadInput
 
 GOOD = """
@@ -27,6 +27,7 @@ methods:
   kodge: {}
 """
 
+RANDOM = "random: {kind: random, fraction: 0.1}"
 MISTAKES = {
     "method": ("  salun: {", "  salum: {", ["methods", "unknown method 'salum'", "did you mean 'salun'?"]),
     "dataset": ("dataset: digits", "dataset: digit", ["benchmarks.digits-resnet.dataset", "did you mean 'digits'?"]),
@@ -40,7 +41,12 @@ MISTAKES = {
     "repeated class": ("targets: [0, 3]", "targets: [3, 3]", ["targets", "duplicates: 3"]),
     "fraction of one": ("fraction: 0.1", "fraction: 1.0", ["requests.random", "fraction", "less than 1"]),
     "fraction of none": ("fraction: 0.1", "fraction: 0", ["requests.random", "fraction", "greater than 0"]),
-    "request": ("kind: random", "kind: some", ["requests.random", "'class', 'random'"]),
+    "request": (
+        "kind: random",
+        "kind: some",
+        ["requests.random.kind", "unknown kind 'some'", "class, classes, entangled"],
+    ),
+    "request of no kind": ("kind: random, ", "", ["requests.random.kind: field required", "random, memorized"]),
     "seeds": ("seeds: [0, 1]", "seeds: [1, 1]", ["benchmarks.digits-resnet.seeds", "duplicates: 1"]),
     "no seeds": ("seeds: [0, 1]", "seeds: []", ["benchmarks.digits-resnet.seeds", "at least 1"]),
     "recipe's key": (
@@ -54,6 +60,84 @@ MISTAKES = {
     "number for a name": ("methods:\n", "methods:\n  1: {}\n", ["methods.1"]),
     "nesterov": ("lr: 1e-1}", "lr: 1e-1, nesterov: true, momentum: 0}", ["training", "nesterov needs a momentum"]),
     "two targets of a name": ("      random: {", "      class-3: {", ["requests", "two targets are called 'class-3'"]),
+    "two lists of a name": (
+        RANDOM,
+        "many: {kind: classes, targets: [[1, 2], [1, 2]]}",
+        ["requests", "two targets are called 'many-1-2'"],
+    ),
+    "class of a list": (RANDOM, "many: {kind: classes, targets: [[1], [1, 10]]}", ["many.targets: class 10", "0 to 9"]),
+    "level": (
+        RANDOM,
+        "m: {kind: memorized, level: hard, size: 3}",
+        ["requests.m.level: unknown level 'hard'", "high, low, medium, mixed"],
+    ),
+    "near level": (RANDOM, "m: {kind: entangled, level: mix, size: 3}", ["requests.m.level", "did you mean 'mixed'?"]),
+    "score": (
+        RANDOM,
+        "m: {kind: memorized, level: low, size: 3, score: entropy}",
+        ["requests.m.score: unknown score 'entropy'", "confidence, curvature, holdout, memorization"],
+    ),
+    "size": (RANDOM, "m: {kind: memorized, level: low, size: 0}", ["requests.m.size", "greater than or equal to 1"]),
+    "memorized without scores": (
+        RANDOM,
+        "m: {kind: memorized, level: low, size: 3}",
+        ["requests: m.kind: memorized needs the benchmark's `memorization: {models: ...}`"],
+    ),
+    "entangled without scores": (
+        RANDOM,
+        "s: {kind: sequential, steps: [{kind: entangled, level: low, size: 3}]}",
+        ["requests: s.steps.0.kind: entangled needs the benchmark's `memorization"],
+    ),
+    "subclass of none": (
+        RANDOM,
+        "part: {kind: subclass, targets: [1]}",
+        ["requests: part.kind: digits has no subclasses", "digits-parity"],
+    ),
+    "class of the parities": (
+        "dataset: digits",
+        "dataset: digits-parity",
+        ["requests: class.targets: class 3 is not in digits-parity, whose classes are 0 to 1"],
+    ),
+    "class of a step": (
+        RANDOM,
+        "s: {kind: sequential, steps: [{kind: class, targets: [1]}, {kind: class, targets: [12]}]}",
+        ["requests: s.steps.1.targets: class 12 is not in digits, whose classes are 0 to 9"],
+    ),
+    "key of a step": (
+        RANDOM,
+        "s: {kind: sequential, steps: [{kind: class, targets: [1], target: 2}]}",
+        ["requests.s.steps.0.target: unknown key 'target'", "did you mean 'targets'?"],
+    ),
+    "sequence in a sequence": (
+        RANDOM,
+        "s: {kind: sequential, steps: [{kind: sequential, steps: []}]}",
+        [
+            "requests.s.steps.0.kind: unknown kind 'sequential'",
+            "class, classes, entangled, memorized, random, subclass",
+        ],
+    ),
+    "no steps": (RANDOM, "s: {kind: sequential, steps: []}", ["requests.s.steps", "at least 1"]),
+    "models": (
+        "    seeds",
+        "    memorization: {models: 1}\n    seeds",
+        ["memorization.models", "greater than or equal to 2"],
+    ),
+    "recipe of the models": (
+        "    seeds",
+        "    memorization: {models: 2, training: {epoch: 1, batch_size: 2, lr: 1}}\n    seeds",
+        ["memorization.training.epoch", "did you mean 'epochs'?"],
+    ),
+    "file of a variant": (
+        "  kodge: {}",
+        "  salun-slow: {method: salum, lr: 0.1}",
+        ["methods.salun-slow.method: unknown method 'salum'", "did you mean 'salun'?", "methods/<name>.py"],
+    ),
+    "variant of no file": ("  kodge: {}", "  salun-slow: {lr: 0.1}", ["methods: unknown", "`method: <name>`"]),
+    "hyperparameter of a variant": (
+        "  kodge: {}",
+        "  salun-slow: {method: salun, lr: 0}",
+        ["methods.salun-slow.lr", "greater than 0"],
+    ),
     "no retrain": ("  retrain:\n", "", ["methods", "'retrain' is missing"]),
     "not YAML": ("seeds: [0, 1]", "seeds: [0, 1", ["params.yaml", "not valid YAML"]),
     "twice": ("  kodge: {}", "  kodge: {}\n  kodge: {}", ["not valid YAML", "kodge"]),
@@ -119,12 +203,19 @@ def test_unknown_names_on_the_command_line(folder, capsys, command):
     assert "unknown" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["train"], ["unlearn", "kodge"], ["attack", "kodge"]])
-def test_stage_without_its_inputs_names_the_file_and_the_remedy(folder, capsys, command):
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["train"], "samples.safetensors"),
+        (["unlearn", "kodge"], "samples.safetensors"),
+        (["attack", "kodge"], "method.json"),
+    ],
+)
+def test_stage_without_its_inputs_names_the_file_and_the_remedy(folder, capsys, command, file):
     write(folder, GOOD)
     assert main([command[0], "digits-resnet", *command[1:]]) == 1
     message = capsys.readouterr().err
-    assert "samples.safetensors: no such file" in message
+    assert f"{file}: no such file" in message
     assert "dvc repro" in message
 
 
@@ -182,6 +273,55 @@ def test_overrides_win_on_their_benchmark_alone(folder):
     assert params.hyperparameters("retrain", "digits-resnet") == {}
 
 
+VARIANTS = """  salun-wide: {method: salun, mask_share: 0.9, benchmarks: {digits-resnet: {lr: 0.3}}}
+  kodge: {}"""
+
+
+def test_variants_run_the_file_that_they_name_with_hyperparameters_of_their_own(folder, capsys):
+    write(folder, GOOD.replace("  kodge: {}", VARIANTS))
+    assert main(["check"]) == 0
+    assert "salun-wide" in capsys.readouterr().out
+    params = load()
+    assert {name: params.file(name) for name in params.methods} == {
+        "original": "original",
+        "retrain": "retrain",
+        "salun": "salun",
+        "salun-wide": "salun",
+        "kodge": "kodge",
+    }
+    assert params.hyperparameters("salun-wide", "digits-resnet") == {"mask_share": 0.9, "lr": 0.3}
+    assert params.hyperparameters("salun-wide", "another") == {"mask_share": 0.9}
+    assert params.hyperparameters("salun", "digits-resnet") == {"lr": 0.2}
+
+
+def test_a_section_that_is_wrong_is_not_called_missing_too(folder, capsys):
+    text = GOOD.replace(RANDOM, "m: {kind: memorized, level: low, size: 3}")
+    write(folder, text.replace("    seeds", "    memorization: {models: 1}\n    seeds"))
+    assert main(["check"]) == 1
+    message = capsys.readouterr().err
+    assert "memorization.models" in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_rows_are_the_mean_of_like_targets_and_keep_lists_and_steps_apart(folder):
+    requests = """      class: {kind: class, targets: [0, 3]}
+      many: {kind: classes, targets: [[0], [0, 3]]}
+      random: {kind: random, fraction: 0.1}
+      s: {kind: sequential, steps: [{kind: class, targets: [4, 1]}, {kind: random, fraction: 0.1}]}
+"""
+    first, last = GOOD.index("      class:"), GOOD.index("    seeds")
+    write(folder, GOOD[:first] + requests + GOOD[last:])
+    found = load().benchmark("digits-resnet").requests
+    assert {name: rows(name, request) for name, request in found.items()} == {
+        "class": {"class": ["class-0", "class-3"]},
+        "many": {"many-0": ["many-0"], "many-0-3": ["many-0-3"]},
+        "random": {"random": ["random"]},
+        "s": {"s-1": ["s-1"], "s-2": ["s-2"], "s-3": ["s-3"]},
+    }
+    assert kinds(found["s"]) == {"class", "random"}
+    assert kinds(found["many"]) == {"classes"}
+
+
 def test_numbers_are_read_as_dvc_reads_them(folder):
     write(folder, GOOD)
     assert load().benchmark("digits-resnet").training.lr == 0.1  # written 1e-1
@@ -195,6 +335,6 @@ def test_unknown_benchmark_raises(folder):
 
 def test_the_shipped_parameters_are_good():
     params = load()
-    assert params.run == ["digits-resnet"]
+    assert "digits-resnet" in params.run
     assert isinstance(params.benchmark("digits-resnet"), Benchmark)
     assert isinstance(params.benchmark("digits-resnet").training, Recipe)

@@ -54,7 +54,8 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
         pinned = PINNED.index(method) if method in PINNED else len(PINNED)
         cells = [cell(values[m], len(benchmark.seeds)) if m in values else {"order": LAST, "value": "-"} for m in shown]
         if "round_targets" in values and "samples" in shown:
-            cells[shown.index("samples")]["value"] += text.SHARED
+            last = cells[shown.index("samples")]
+            last["value"] = f"{last['value']}{text.SHARED}"
         rows.append(
             {"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells}
         )

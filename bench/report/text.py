@@ -22,7 +22,7 @@ HEADLINE = {  # metric -> column title, in the order of the tables
 }
 MEANING = {
     "avg_gap": "mean distance to retrain over UA, RA, TA and MIA (SalUn)",
-    "tow": "tug of war: product of 1 - distance to retrain over UA, RA and TA; retrain's row is against other retrains",
+    "tow": "tug of war: product of 1 - distance to retrain over UA, RA, TA; retrain's row: to the other retrains",
     "UA": "1 - accuracy on the forget set (train)",
     "RA": "accuracy on the retain set (train)",
     "TA": "accuracy on test samples, without the forgotten class",
@@ -115,6 +115,30 @@ def timings(table: pd.DataFrame) -> str:
         "Unlearning alone, without loading, evaluation or the kernels' start-up, each run on one thread of a worker; "
         "by the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`."
     )
+    return "\n".join(parts) + "\n"
+
+
+def memorization(summaries: dict[str, dict[str, Any]]) -> str:
+    """What the stage `memorize` found, as Markdown: agreement of the proxies, entanglement of the forget sets."""
+    parts = ["# Memorization", ""]
+    for benchmark, summary in summaries.items():
+        if not summary:
+            continue
+        parts += [f"## {benchmark}", "", _line(["Score", "Spearman's rho to memorization"]), _line(["---", "---:"])]
+        parts += [_line([name, f"{rho:.3f}"]) for name, rho in summary["spearman_to_memorization"].items()]
+        parts += ["", _line(["Target", "Mean memorization", "ES (global mean)", "ES (midpoint)"])]
+        parts.append(_line(["---", "---:", "---:", "---:"]))
+        for target, row in summary["targets"].items():
+            cells = [f"{row[key]:.3f}" for key in ("mean_memorization", "es_global", "es_midpoint")]
+            parts.append(_line([target, *cells]))
+        parts.append("")
+    if len(parts) == 2:
+        parts += ["No benchmark of `run` has a section `memorization`.", ""]
+    parts += [
+        "Memorization is Feldman and Zhang's estimate from networks trained on random subsets; the proxies come from",
+        "one training. ES is the entanglement score of a forget set and the rest in the embeddings of the first",
+        "original; its two variants take different middles (docs/metrics.md). Made by `memorize` and `leaderboard`.",
+    ]
     return "\n".join(parts) + "\n"
 
 

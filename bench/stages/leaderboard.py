@@ -1,4 +1,4 @@
-"""`leaderboard`: all tables -> reports/leaderboard.csv and .md, metrics.json for DVC, index.html."""
+"""`leaderboard`: all tables -> reports/leaderboard.csv and .md, memorization.md, metrics.json for DVC, index.html."""
 
 from pathlib import Path
 
@@ -14,6 +14,8 @@ def run(params: Params) -> str:
     table = tables.leaderboard(params, judged)
     store.write_text(REPORTS / "leaderboard.csv", table.to_csv(index=False, float_format="%.6g"))
     store.write_text(REPORTS / "leaderboard.md", text.leaderboard(table))
+    summaries = {b: store.read_json(store.scores_file(b).with_name("summary.json")) for b in params.run}
+    store.write_text(REPORTS / "memorization.md", text.memorization(summaries))
     store.write_json(REPORTS / "metrics.json", text.metrics(table))
     store.write_text(REPORTS / "index.html", page.render(params, table, judged))
     failed = table.loc[table["status"].str.startswith("failed"), ["benchmark", "request", "method"]].drop_duplicates()

@@ -1,0 +1,106 @@
+"""Where a network's gates say that a class is, and how well a map of importance explains a decision.
+
+Sources: insertion and deletion are Petsiuk, Das and Saenko, "RISE", BMVC 2018 (arXiv:1806.07421), section
+4.3; the map from gates is ours, since how WF-Net's (arXiv:2304.02049) is made could not be sourced.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from bench.layers import Call, linear_calls
+
+BLUR = 11, 5.0  # kernel and sigma published for images of 224 pixels
+
+
+@torch.no_grad()
+def gate_map(model: nn.Module, row: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """ReLU(sum_k (1 - alpha_k) A_k(x)) of the last gated layer that still has places, [n, height, width].
+
+    That layer is the last gated convolution whose output is larger than one pixel, or, in a network of
+    tokens, the last gated layer whose tokens, without a class token in front, fill a square.
+
+    Args:
+        row: gates of one class, [units] by weight's name.
+        images: network input [n, channels, height, width].
+    """
+    last: list[Tensor] = []
+
+    def keep(call: Call) -> None:
+        if call.name in row and (maps := as_maps(call, len(images))) is not None:
+            last[:] = [torch.einsum("nkhw,k->nhw", maps, 1 - row[call.name])]
+
+    with linear_calls(model, keep):
+        model(images)
+    if not last:
+        raise ValueError("no gated layer of this network has a spatial output")
+    return F.interpolate(last[0].relu()[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+
+
+def as_maps(call: Call, samples: int) -> Tensor | None:
+    """A layer's output as [n, units, h, w], None where it has no places."""
+    out = call.output
+    if call.convolution is not None:
+        return out if out.shape[-1] * out.shape[-2] > 1 else None
+    if call.in_attention and out.ndim == 3:
+        out = out.transpose(0, 1)  # tokens come first there
+    if out.ndim != 3 or len(out) != samples:
+        return None
+    for front in (0, 1):  # without and with a class token
+        tokens = out.shape[1] - front
+        side = math.isqrt(tokens)
+        if side > 1 and side * side == tokens:
+            return out[:, front:].transpose(1, 2).unflatten(2, (side, side))
+    return None
+
+
+def deletion(model: nn.Module, images: Tensor, maps: Tensor, pixels: int, blank: Tensor | float = 0.0) -> Tensor:
+    """Area under the probability of the top class as the most important pixels are blanked, [n]; low is good.
+
+    Args:
+        images: network input [n, channels, height, width].
+        maps: importance of each pixel, [n, height, width].
+        pixels: how many change at each step.
+        blank: what takes their place, broadcast to the images.
+    """
+    return _area(model, images, maps, pixels, images, torch.as_tensor(blank).to(images).expand_as(images))
+
+
+def insertion(model: nn.Module, images: Tensor, maps: Tensor, pixels: int) -> Tensor:
+    """Area under the probability of the top class as the most important pixels are revealed, [n]; high is good.
+
+    It starts from the blurred image, with RISE's blur scaled to the image's size.
+    """
+    scale = images.shape[-1] / 224
+    kernel = max(3, round(BLUR[0] * scale) // 2 * 2 + 1)
+    blurred = gaussian_blur(images, [kernel, kernel], [max(BLUR[1] * scale, 0.5)] * 2)
+    return _area(model, images, maps, pixels, blurred, images)
+
+
+@torch.no_grad()
+def _area(model: nn.Module, images: Tensor, maps: Tensor, pixels: int, start: Tensor, end: Tensor) -> Tensor:
+    """Trapezoid area, over [0, 1], of the top class's probability while pixels go from `start` to `end`."""
+    model.eval()
+    top = model(images).argmax(1)
+    order = torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).view(len(images), 1, *images.shape[-2:])
+    total = order.shape[1]
+    curve = [
+        model(torch.where(rank < done, end, start)).softmax(1).gather(1, top[:, None])[:, 0]
+        for done in (*range(0, total, pixels), total)
+    ]
+    places = torch.tensor([*range(0, total, pixels), total], dtype=images.dtype, device=images.device) / total
+    return torch.trapezoid(torch.stack(curve, 1), places, dim=1)
+
+
+def scores(model: nn.Module, images: Tensor, maps: Callable[[Tensor], Tensor], pixels: int) -> dict[str, float]:
+    """Mean insertion and deletion of a way to make maps, [n, channels, h, w] -> [n, h, w]."""
+    made = maps(images)
+    return {
+        "insertion": float(insertion(model, images, made, pixels).mean()),
+        "deletion": float(deletion(model, images, made, pixels).mean()),
+    }
