@@ -36,7 +36,7 @@ class Call:
     Attributes:
         name: the weight's name in the network.
         input, weight, output: as the function took and gave them.
-        bias: the bias's name, None where there is none.
+        bias: the bias's name, None where there is none; '' where it is no parameter, but computed.
         convolution: None for a matrix product.
         in_attention: whether it is inside `F.multi_head_attention_forward`, where samples lie in the
             second axis, after the tokens.
@@ -99,7 +99,7 @@ class linear_calls(TorchFunctionMode):  # noqa: N801  # a context manager, used 
             args[0] if args else kwargs["input"],
             weight,
             output,
-            self.names.get(id(bias)),
+            None if bias is None else self.names.get(id(bias), ""),
             convolution(weight, *args[3:], **kwargs) if func is torch.conv2d else None,
             self.in_attention,
         )

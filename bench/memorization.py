@@ -90,8 +90,8 @@ def proxies(start: nn.Module, everything: View, held_out: View, recipe: Recipe, 
     after = predict(train(model, held_out, cross_entropy, recipe), everything).double()
     phi = embeddings(model, everything.samples, classes).double()
     return Proxies(
-        confidence=confidence / recipe.epochs,
-        curvature=curves / recipe.epochs,
+        confidence=confidence / max(recipe.epochs, 1),
+        curvature=curves / max(recipe.epochs, 1),
         holdout=symmetric_kl(before, after) / 2,
         distance=(phi - phi.mean(0)).norm(dim=1),
         embeddings=phi,

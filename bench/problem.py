@@ -167,7 +167,8 @@ class Problem:
 
         Args:
             forget, retain: positions in the training set, int64.
-            step: number of the step; its draws differ from those of other steps.
+            step: number of the step; generators differ from those of other steps, the order of the
+                samples is the whole problem's.
         """
         views = self.views | {
             "forget": self.views["forget"].select(forget),

@@ -12,7 +12,7 @@ retrain's) meet their common samples in the same sequence.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -125,8 +125,12 @@ class View:
     def steps(self, batch_size: int) -> int:
         return -(-len(self) // batch_size)
 
-    def batches(self, batch_size: int, epoch: int | None = None) -> Iterator[Batch]:
-        """Batches in the epoch's order, the last perhaps smaller; without an epoch, in row order."""
+    def batches(self, batch_size: int, epoch: int | None = None, skip: int = 0) -> Iterator[Batch]:
+        """Batches in the epoch's order, the last perhaps smaller; without an epoch, in row order.
+
+        Args:
+            skip: how many batches to leave out, unread, at the start.
+        """
         rows, labels = self.rows, self.samples.labels
         if epoch is not None:
             order = self.order(epoch).to(rows.device)
@@ -135,7 +139,7 @@ class View:
             rows = order[member[order]]
             if self.relabel is not None:
                 labels = self.relabel(epoch).to(rows.device)
-        for part in rows.split(batch_size):
+        for part in rows.split(batch_size)[skip:]:
             self.on_read(part)
             yield Batch(self.samples.input(part), labels[part], part, epoch or 0)
 
@@ -173,10 +177,9 @@ class Paired:
         return self.main.steps(batch_size)
 
     def batches(self, batch_size: int, epoch: int) -> Iterator[tuple[Batch, Batch]]:
-        skipped = epoch * self.steps(batch_size)  # goes on where the epoch before stopped
-        passes = count(skipped // self.beside.steps(batch_size))
-        cycled = chain.from_iterable(self.beside.batches(batch_size, e) for e in passes)
-        beside = islice(cycled, skipped % self.beside.steps(batch_size), None)
+        first, skip = divmod(epoch * self.steps(batch_size), self.beside.steps(batch_size))  # goes on from there
+        rest = (self.beside.batches(batch_size, e) for e in count(first + 1))
+        beside = chain(self.beside.batches(batch_size, first, skip), chain.from_iterable(rest))
         yield from zip(self.main.batches(batch_size, epoch), beside, strict=False)
 
 

@@ -13,10 +13,11 @@ reloads the original for each step (main_forget.py, lines 666 to 683), and ranks
 
 `score` may be 'memorization' (estimated from many networks), a proxy ('confidence', 'holdout',
 'curvature'), or 'distance' (of the embedding to the centre of all, for entanglement). For confidence
-high means little memorised, so that the order of the parts is turned round.
+high means little memorised, so that the order of the parts is turned round. Scores are taken once; the
+authors compute 'holdout' anew between steps, and for 'distance' take all parts out of the retain set at once.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class RUM(Method):
     )
 
     score: Literal["memorization", "confidence", "holdout", "curvature", "distance"] = "memorization"
-    parts: tuple[Algorithm, ...] = (
+    parts: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = (
         Algorithm(method=NOTHING),
         Algorithm(method="finetune", hyperparameters={"epochs": 10, "lr": 0.1}),
         Algorithm(method="salun", hyperparameters={"epochs": 5, "lr": 0.1}),
@@ -71,7 +72,7 @@ class RUM(Method):
         return self
 
     def uses(self) -> frozenset[str]:
-        return frozenset(part.method for part in self.parts)
+        return frozenset(part.method for part in self.parts).union(*(a.uses() for a in self.algorithms()))
 
     def algorithms(self) -> list[Method]:
         return [methods.create(part.method, part.hyperparameters, "parts") for part in self.parts]
@@ -92,6 +93,8 @@ class RUM(Method):
     def refine(self, problem: Problem, count: int) -> list[Tensor]:
         """The forget set in so many parts of equal size (the first ones larger by one), least memorised first."""
         rows = problem.forget.rows
+        if count == 1:  # whatever the order
+            return [rows]
         if self.control == "shuffle":
             order = torch.randperm(len(rows), generator=problem.generator("shuffled parts")).to(rows.device)
         else:

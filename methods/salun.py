@@ -18,8 +18,8 @@ CIFAR-10 and SVHN, 'mixed' for CIFAR-100 and Tiny-ImageNet.
 `variant` 'soft' has no mask; it adds beta |theta - theta_0|_1, beta falling linearly to 0 over the steps,
 by its proximal step: a weight's change shrinks by lr * beta after each step, to nothing if it is
 smaller. The paper's beta could not be sourced; the default is ours. 'soft-code' is what the released
-code does instead: the changes since the start of the epoch shrink by the floor(share * N * (1 - epoch /
-epochs))-th smallest of them.
+code does instead: the changes since the start of the epoch shrink by the floor(share * N * (1 - t / T))-th
+smallest of them, t being the number of the epoch's first step and T that of all steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -110,8 +110,8 @@ class SalUn(Method):
         def after_step(current: nn.Module, done: int) -> None:
             changes = [p - p0 for p, p0 in zip(current.parameters(), start, strict=True)]
             sizes = torch.cat([c.abs().flatten() for c in changes])
-            epoch = (done - 1) // steps
-            count = int(self.mask_share * len(sizes) * (1 - epoch / self.epochs))
+            first = (done - 1) // steps * steps + 1  # step of the epoch, from 1
+            count = int(self.mask_share * len(sizes) * (1 - first / (self.epochs * steps)))
             if count:
                 threshold = sizes.kthvalue(count).values
                 for p, p0, change in zip(current.parameters(), start, changes, strict=True):

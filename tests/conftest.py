@@ -1,5 +1,7 @@
 """What several tests start from: a small network with every kind of tensor, and a problem for it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -33,6 +35,14 @@ class SmallNet(nn.Module):
 def build(seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     with seeded(seed):
         return SmallNet().to(dtype)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """A copy of a SmallNet that drops nothing out, for comparison with a loop that draws other noise."""
+    model = copy.deepcopy(model)
+    assert isinstance(model, SmallNet)
+    model.drop.p = 0.0
+    return model
 
 
 def blobs(n: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

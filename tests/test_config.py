@@ -116,6 +116,16 @@ MISTAKES = {
             "class, classes, entangled, memorized, random, subclass",
         ],
     ),
+    "key of a sequence": (
+        RANDOM,
+        "s: {kind: sequential, steps: [{kind: class, targets: [1]}], step: 2}",
+        ["requests.s.step: unknown key 'step'", "did you mean 'steps'?"],
+    ),
+    "key of the models": (
+        "    seeds",
+        "    memorization: {models: 2, model: 1}\n    seeds",
+        ["memorization.model: unknown key", "did you mean 'models'?"],
+    ),
     "no steps": (RANDOM, "s: {kind: sequential, steps: []}", ["requests.s.steps", "at least 1"]),
     "models": (
         "    seeds",

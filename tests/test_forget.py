@@ -120,10 +120,12 @@ def test_memorized_equals_a_brute_force_sort_with_ties_by_index(level):
         assert memorized(np.array(score), level, size) == nearest(score, level, size)
 
 
+@pytest.mark.parametrize("values", [1, 2, 5])
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 11, 12, 20])
-def test_a_mixed_set_has_a_third_of_each_level_without_those_before(size):
+def test_a_mixed_set_has_a_third_of_each_level_without_those_before(size, values):
+    """With few values, a sample is among the first of several levels."""
     draw = random.Random(size)
-    score = [draw.randrange(0, 5) / 4 for _ in range(40)]
+    score = [draw.randrange(0, values) / 4 for _ in range(40)]
     thirds: list[list[int]] = []
     for level, count in zip(("high", "low", "medium"), ((size + 2) // 3, (size + 1) // 3, size // 3), strict=True):
         thirds.append(nearest(score, level, count, without={i for third in thirds for i in third}))
@@ -171,9 +173,9 @@ def test_a_mixed_entangled_set_has_the_middle_third_of_each_group():
     assert entangled(distance, "mixed", 3_000) == sorted(expected)
 
 
-@pytest.mark.parametrize("n", range(60, 75))
-def test_levels_of_entanglement_are_apart_however_few_groups_there_are(n):
-    """Six groups are the fewest; the samples that fill no group are left out, whatever they are."""
+@pytest.mark.parametrize("n", [*range(60, 75), 155, 160, 200, 315])
+def test_levels_of_entanglement_are_apart_however_many_groups_there_are(n):
+    """Six groups are the fewest; high is the last of them; samples that fill no group are left out."""
     distance = np.arange(n)[::-1].astype(float)
     low, medium, high = (entangled(distance, level, 10) for level in ("low", "medium", "high"))
     groups = n // 10

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from bench import store
+from bench import datasets, store
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = """
@@ -22,18 +22,21 @@ benchmarks:
     validation: 0.1
     architecture: resnet-small
     training: {epochs: 1, batch_size: 64, lr: 0.05}
+    memorization: {models: 30}
     requests:
       class: {kind: class, targets: [3]}
       random: {kind: random, fraction: 0.1}
+      memorized: {kind: memorized, level: high, size: 30}
+      steps: {kind: sequential, steps: [{kind: class, targets: [3]}, {kind: classes, targets: [[3, 8]]}]}
     seeds: [0, 1]
 methods:
   original: {}
   retrain: {}
-  finetune: {epochs: 1}
-  gradient_ascent: {epochs: 1}
-  random_labels: {epochs: 1}
   salun: {epochs: 1}
   kodge: {alpha_r: 100, alpha_f: 3}
+  wfnet: {epochs: 1}
+  rum: {parts: [{method: original}, {method: salun, hyperparameters: {epochs: 1}}]}
+  salun_soft: {method: salun, epochs: 1, variant: soft}
   broken: {}
   diverging: {}
   no_network: {}
@@ -144,6 +147,44 @@ class TestPipeline:
         assert retrain["gap"].dropna().eq(0).all()
         assert (table.loc[table["method"].isin(["original", "retrain"]), "n"] == 2).all()
 
+    def test_every_kind_of_request_is_judged(self, small):
+        table = pd.read_csv(small / "reports/leaderboard.csv", keep_default_na=True)
+        assert list(table["request"].unique()) == ["class", "random", "memorized", "steps-1", "steps-2"]
+        status = table.drop_duplicates(["request", "method"]).set_index(["request", "method"])["status"]
+        assert (status.xs("rum", level="method") == "ok").all()
+        assert (status.xs("salun_soft", level="method") == "ok").all()
+        assert status["memorized", "wfnet"] == "not served"
+        assert status["steps-2", "wfnet"] == "ok"
+        assert status["steps-2", "broken"].startswith("failed: 1 of 2 runs; an earlier step of the sequence failed")
+        tow = table[(table["metric"] == "tow") & (table["request"] == "random")].set_index("method")["mean"]
+        assert ((tow > 0) & (tow <= 1)).all()
+
+    def test_a_step_of_a_sequence_starts_from_the_network_before_it(self, small):
+        """The first step is the class request: same retain set for retrain, and step 2 holds both classes."""
+        folder = small / "data/predictions/small"
+        sizes = [store.read_json(folder / f"retrain/steps-{k}/seed-0.json")["forget_set"] for k in (1, 2)]
+        labels = datasets.load(small / "data/datasets/small").train.labels
+        assert sizes == [(labels == 3).sum(), ((labels == 3) | (labels == 8)).sum()]
+        read = store.read_json(folder / "retrain/steps-2/seed-0.json")["samples"]["read"]
+        assert read == {"retain": len(labels) - sizes[1]}  # of one epoch: what step 1 forgot is gone
+        read = store.read_json(folder / "salun/steps-2/seed-0.json")["samples"]["read"]
+        assert read["forget"] == 2 * (labels == 8).sum()  # once for the mask, once for the epoch
+
+    def test_a_shared_round_is_made_once_a_seed_and_split(self, small):
+        folder = small / "data/predictions/small/wfnet"
+        sidecars = [store.read_json(folder / t / "seed-0.json")["samples"] for t in ("class-3", "steps-1")]
+        assert [s["prepared"]["targets"] for s in sidecars] == [2, 2]
+        whole = sidecars[0]["prepared"]
+        assert all(s["forward"] - whole["forward"] / 2 == int(s["forward"] - whole["forward"] / 2) for s in sidecars)
+        assert "prepared" not in store.read_json(folder / "steps-2" / "seed-0.json")["samples"]  # a round of its own
+        gates = store.read_tensors(folder / "prepared" / "seed-0.artifacts.safetensors")
+        assert all(alpha.shape[0] == 10 for alpha in gates.values())
+
+    def test_memorization_is_reported(self, small):
+        text = (small / "reports/memorization.md").read_text()
+        assert "| confidence |" in text
+        assert "| memorized |" in text
+
     def test_every_output_is_there(self, small):
         for name in ("index.html", "leaderboard.md", "metrics.json", "timings.csv", "timings.md"):
             assert (small / "reports" / name).stat().st_size > 0
@@ -175,7 +216,7 @@ class TestPipeline:
         a, b = hashes(small), hashes(other)
         assert a.keys() == b.keys()
         different = {path for path in a if a[path] != b[path]}
-        assert all(path.startswith(("data/costs/", "reports/timings.")) for path in different)
+        assert not {path for path in different if not path.startswith(("data/costs/", "reports/timings."))}
 
     def test_verify_agrees_and_finds_a_changed_file(self, small):
         assert "same bytes" in call(small, sys.executable, "-m", "bench", "verify", "--runs", "99").stdout
@@ -216,6 +257,19 @@ class TestPipeline:
         assert sorted(ran[2:]) == ["figures", "leaderboard", "timings"]
         (small / "params.yaml").write_text(PARAMS)
         assert set(repro(small)) <= {"leaderboard", "timings", "figures"}  # the runs come from DVC's cache
+
+    def test_a_changed_method_runs_its_own_stages_and_those_of_methods_that_call_it(self, small):
+        path = small / "methods/salun.py"
+        kept = path.read_text()
+        path.write_text(kept + "\n# changed\n")
+        ran = repro(small)
+        path.write_text(kept)
+        repro(small)
+        assert {name for name in ran if name.startswith("unlearn")} == {
+            "unlearn@small-salun",
+            "unlearn@small-salun_soft",
+            "unlearn@small-rum",
+        }
 
     def test_a_typo_stops_before_anything_runs(self, small):
         (small / "params.yaml").write_text(PARAMS.replace("alpha_r: 100", "alpha_q: 100"))

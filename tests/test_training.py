@@ -1,4 +1,6 @@
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,8 +9,9 @@ from torch.nn import functional as F
 
 from bench import models, seeds
 from bench.config import Recipe
-from bench.problem import Meter, Problem
-from bench.training import Samples, View, cross_entropy, predict, shuffled, train
+from bench.problem import Meter, Problem, UndeclaredAccess, problem
+from bench.training import Paired, Samples, View, cross_entropy, predict, shuffled, train
+from methods.steps import importances
 from tests.conftest import blobs, build, make_problem
 
 
@@ -32,6 +35,32 @@ def test_an_epoch_visits_every_row_once_in_an_order_of_its_own():
     for rows in epochs:
         assert sorted(rows.tolist()) == list(range(160))
     assert not torch.equal(*epochs)
+
+
+@pytest.mark.parametrize(("main", "beside"), [(40, 23), (23, 40), (8, 40), (40, 8), (3, 3), (40, 1), (17, 16)])
+def test_pairs_cycle_the_other_view_without_a_gap_or_a_repeat(main, beside):
+    """Over the epochs, the other view's batches are those of its epochs 0, 1, 2... one after another."""
+    whole = everything()
+    feed = Paired(whole.select(torch.arange(main)), whole.select(torch.arange(100, 100 + beside)))
+    pairs = [(a.rows.tolist(), b.rows.tolist()) for epoch in range(5) for a, b in feed.batches(8, epoch)]
+    expected_main = [b.rows.tolist() for epoch in range(5) for b in feed.main.batches(8, epoch)]
+    cycled: list[list[int]] = []
+    epoch = 0
+    while len(cycled) < len(expected_main):
+        order = [row for row in whole.order(epoch).tolist() if 100 <= row < 100 + beside]
+        cycled += [order[k : k + 8] for k in range(0, beside, 8)]
+        epoch += 1
+    assert pairs == list(zip(expected_main, cycled, strict=False))
+    assert len(pairs) == 5 * feed.steps(8)
+    assert feed.key == whole.key
+
+
+def test_the_meter_counts_what_pairs_hand_out_and_no_more():
+    task = make_problem()
+    with task.meter.running():
+        pairs = [pair for epoch in range(3) for pair in Paired(task.forget, task.retain).batches(16, epoch)]
+    expected = {"forget": sum(len(a.rows) for a, _ in pairs), "retain": sum(len(b.rows) for _, b in pairs)}
+    assert task.meter.counts()["read"] == expected
 
 
 def test_views_with_one_order_meet_common_samples_in_the_same_sequence():
@@ -68,6 +97,76 @@ def test_training_equals_torchs_optimiser_and_scheduler():
     ours = train(start, view, cross_entropy, recipe)
     for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def flat_rate(step: int, steps: int) -> float:
+    return 1.0
+
+
+def half_cosine(step: int, steps: int) -> float:
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("schedule", "rate"), [("constant", flat_rate), ("cosine", half_cosine)])
+def test_adam_and_cosine_equal_a_loop_of_torchs_optimiser_with_the_rate_by_formula(optimizer, schedule, rate):
+    recipe = Recipe(
+        epochs=2, batch_size=16, lr=0.01, momentum=0.5, weight_decay=0.1, optimizer=optimizer, schedule=schedule
+    )
+    images, labels = blobs(160, torch.float64)
+    view, start = replace(everything(), samples=Samples(images, labels)), build(1, torch.float64)
+    start.drop.p = 0.0
+    expected = copy.deepcopy(start).train()
+    reference = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=1, momentum=0.5, weight_decay=0.1),
+        "adam": lambda p: torch.optim.Adam(p, lr=1, weight_decay=0.1, foreach=False, fused=False),
+    }[optimizer](expected.parameters())
+    steps = [rows for epoch in range(2) for rows in view.order(epoch).split(16)]
+    for step, rows in enumerate(steps):
+        reference.param_groups[0]["lr"] = 0.01 * rate(step, len(steps))
+        reference.zero_grad()
+        F.cross_entropy(expected(images[rows]), labels[rows]).backward()
+        reference.step()
+    ours = train(start, view, cross_entropy, recipe)
+    for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-7)
+
+
+def test_after_each_step_the_weights_are_projected_once():
+    start, calls = build(0), []
+
+    def project(model: nn.Module, done: int) -> None:
+        calls.append((done, torch.is_grad_enabled(), model is start, model.head.weight.abs().max().item() > 0.01))
+        model.head.weight.clamp_(-0.01, 0.01)
+
+    recipe = Recipe(epochs=3, batch_size=64, lr=0.1, schedule="cosine")
+    after = train(start, everything(), cross_entropy, recipe, after_step=project)
+    assert [done for done, *_ in calls] == list(range(1, 10))
+    assert not any(grad or same for _, grad, same, _ in calls)
+    assert any(beyond for *_, beyond in calls[1:]), "the steps never leave the box: nothing is projected"
+    assert after.head.weight.abs().max() <= 0.01
+    assert start.head.weight.abs().max() > 0.01
+
+
+def test_eval_mode_keeps_batchnorms_statistics_to_the_bit_and_dropout_off():
+    start = train(build(0), everything(), cross_entropy, Recipe(epochs=1, batch_size=16, lr=0.05))
+    recipe, modes = Recipe(epochs=2, batch_size=16, lr=0.05), set()
+
+    def loss(model: nn.Module, batch) -> torch.Tensor:
+        modes.update(m.training for m in model.modules())
+        return cross_entropy(model, batch)
+
+    frozen = train(start.train(), everything(), loss, recipe, mode="eval")
+    assert modes == {False}
+    for (name, a), b in zip(frozen.named_buffers(), start.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(frozen.norm.weight, start.norm.weight)
+    moved = train(start, everything(), cross_entropy, recipe)
+    for (name, a), b in zip(moved.named_buffers(), start.buffers(), strict=True):
+        assert not torch.equal(a, b), name
+    start.drop.p = 0.0
+    without = train(start, everything(), cross_entropy, recipe, mode="eval")
+    assert torch.equal(frozen.head.weight, without.head.weight)
 
 
 def test_parameters_that_need_no_gradient_stay():
@@ -139,6 +238,14 @@ def test_meter_counts_an_explicit_gradient():
     assert (meter.forward, meter.backward) == (12, 12)
 
 
+def test_meter_counts_samples_that_pass_one_by_one_inside_vmap():
+    task = make_problem()
+    model = task.meter.attach(build(0))
+    with task.meter.running():
+        importances(model, task.forget, 16)
+    assert task.meter.counts() == {"forward": 40, "backward": 40, "read": {"forget": 40}}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -169,6 +276,74 @@ def test_forget_and_retain_partition_the_training_set():
     problem = make_problem("random")
     both = torch.cat([problem.forget.rows, problem.retain.rows])
     assert sorted(both.tolist()) == list(range(160))
+
+
+GONE = torch.arange(1, 60, 4)  # of class 1, rows 1 to 57
+
+
+def sequel(**changes) -> Problem:
+    """The second step of a sequence: class 1 up to row 57 is gone, the rest of it and rows 0, 4 are to go."""
+    forget = torch.cat([torch.arange(61, 160, 4), torch.tensor([0, 4])])
+    arguments = {"validation": None, "classes": 4, "key": ("k",), "base_order": shuffled(160, ("k",)), "gone": GONE}
+    return problem(Samples(*blobs(160)), forget, **(arguments | changes))
+
+
+def test_what_was_forgotten_before_is_neither_forgotten_nor_retained():
+    task = sequel()
+    gone, forget = set(GONE.tolist()), {0, 4, *range(61, 160, 4)}
+    assert set(task.forget.rows.tolist()) == forget
+    assert set(task.retain.rows.tolist()) == set(range(160)) - gone - forget
+    assert set(task.train.rows.tolist()) == set(range(160)) - gone
+    assert task.pool().train.rows.tolist() == task.train.rows.tolist()
+    seen = {row for view in (task.forget, task.retain) for b in view.batches(16, 0) for row in b.rows.tolist()}
+    assert seen == set(range(160)) - gone
+    assert task.forgotten_classes == (1,)  # with what is gone before, all of it
+    assert sequel(gone=None).forgotten_classes == ()
+
+
+def test_a_part_forgets_its_own_and_shares_the_meter_and_the_scores():
+    task = make_problem("classes")  # 0 and 2
+    task = replace(task, prepared="of the whole")
+    zero, two = (task.forget.rows[task.forget.labels == c] for c in (0, 2))
+    first = task.part(two, torch.cat([task.retain.rows, zero]), 0)
+    second = task.part(zero[:5], task.retain.rows, 1)
+    assert first.forget.rows.tolist() == two.tolist()
+    assert first.retain.rows.tolist() == sorted([*task.retain.rows.tolist(), *zero.tolist()])
+    assert first.forgotten_classes == (2,)
+    assert second.forget.rows.tolist() == zero[:5].tolist()
+    assert second.forgotten_classes == (0,)  # none of it is retained
+    assert first.prepared is None
+    assert torch.equal(first.score("memorization"), task.score("memorization"))
+    draws = [torch.rand(3, generator=p.generator("x")).tolist() for p in (task, first, second)]
+    assert len({tuple(draw) for draw in draws}) == 3
+    with task.meter.running():
+        list(second.forget.batches(16, 0))
+    assert task.meter.counts()["read"] == {"forget": 5}
+    assert len(task.forget) == 80, "the whole is as it was"
+
+
+def test_the_pool_is_all_training_data_with_nothing_to_forget_yet():
+    task = replace(make_problem(), prepared="something")
+    pool = task.pool()
+    assert pool.train.rows.tolist() == list(range(160))
+    assert pool.prepared is None
+    assert len(pool.validation) == 40
+    for name in ("forget", "retain"):
+        with pytest.raises(ValueError, match=f"this problem has no {name} data"):
+            getattr(pool, name)
+    assert not torch.equal(*(torch.rand(3, generator=p.generator("x")) for p in (task, pool)))
+    for reads in ({"forget"}, {"retain"}):
+        with pytest.raises(UndeclaredAccess):
+            _ = task.pool().only(reads).train
+
+
+def test_scores_are_handed_out_by_name_to_who_declares_them():
+    task = make_problem()
+    assert task.score("memorization").shape == (160,)
+    with pytest.raises(ValueError, match=r"no scores 'curvature'; state `memorization:` .* scores=\{\.\.\.\}"):
+        task.score("curvature")
+    with pytest.raises(UndeclaredAccess, match="reads scores data"):
+        task.only({"forget", "retain"}).score("memorization")
 
 
 def test_missing_validation_says_how_to_give_it():

@@ -125,7 +125,8 @@ def memorization(summaries: dict[str, dict[str, Any]]) -> str:
         if not summary:
             continue
         parts += [f"## {benchmark}", "", _line(["Score", "Spearman's rho to memorization"]), _line(["---", "---:"])]
-        parts += [_line([name, f"{rho:.3f}"]) for name, rho in summary["spearman_to_memorization"].items()]
+        for name, rho in summary["spearman_to_memorization"].items():
+            parts.append(_line([name, "-" if rho is None else f"{rho:.3f}"]))
         parts += ["", _line(["Target", "Mean memorization", "ES (global mean)", "ES (midpoint)"])]
         parts.append(_line(["---", "---:", "---:", "---:"]))
         for target, row in summary["targets"].items():

@@ -4,6 +4,7 @@ A benchmark without a section `memorization` gets empty files. The proxies come 
 the first seed's original.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,9 @@ def run(params: Params, benchmark: str) -> str:
 def describe(params: Params, name: str, scores: dict[str, np.ndarray], phi: np.ndarray) -> dict[str, Any]:
     """Rank correlations to the estimator, and the entanglement of every forget set."""
     targets = forget.of_benchmark(name, params.benchmark(name))
+    correlations = {n: None if math.isnan(rho) else rho for n, rho in rank_correlations(scores).items()}
     return {
-        "spearman_to_memorization": rank_correlations(scores),
+        "spearman_to_memorization": correlations,  # none where all samples are memorised alike
         "targets": {
             t.name: entanglement(phi, t.indices)
             | {"mean_memorization": float(scores["memorization"][t.indices].mean())}

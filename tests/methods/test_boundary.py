@@ -12,14 +12,7 @@ from bench.layers import head
 from bench.training import Batch, Samples, predict
 from methods.boundary_expanding import BoundaryExpanding, narrowed, widened
 from methods.boundary_shrink import BoundaryShrink, adversarial_neighbours
-from tests.conftest import SmallNet, blobs, make_problem
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    model = copy.deepcopy(model)
-    assert isinstance(model, SmallNet)
-    model.drop.p = 0.0
-    return model
+from tests.conftest import blobs, make_problem, without_dropout
 
 
 def plain_sgd(model, batches, lr):

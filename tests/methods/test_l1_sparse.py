@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from methods.finetune import FineTune
 from methods.l1_sparse import L1Sparse
-from tests.conftest import blobs, build, make_problem
-from tests.methods.test_training_based import without_dropout
+from tests.conftest import blobs, build, make_problem, without_dropout
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from methods.finetune import FineTune
 from methods.gradient_ascent import GradientAscent
 from methods.neggrad_plus import NegGradPlus
-from tests.conftest import blobs, build, make_problem
-from tests.methods.test_training_based import without_dropout
+from tests.conftest import blobs, build, make_problem, without_dropout
 
 
 def test_equals_a_plain_loop_that_cycles_the_forget_batches():

@@ -11,8 +11,7 @@ from bench.training import predict
 from methods.finetune import FineTune
 from methods.scrub import SCRUB
 from methods.steps import distillation
-from tests.conftest import blobs, build, make_problem
-from tests.methods.test_training_based import without_dropout
+from tests.conftest import blobs, build, make_problem, without_dropout
 
 
 def kl(teacher, student, temperature):

@@ -1,11 +1,10 @@
-"""Retrain, fine-tuning, gradient ascent, random labels and SalUn against loops written out here."""
+"""Retrain, fine-tuning, gradient ascent and random labels against loops written out here."""
 
 import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from bench.config import Recipe
@@ -15,9 +14,8 @@ from methods.finetune import FineTune
 from methods.gradient_ascent import GradientAscent
 from methods.random_labels import RandomLabels
 from methods.retrain import Retrain
-from methods.salun import SalUn, saliency_mask
-from methods.steps import gradient, relabelled, top_share
-from tests.conftest import SmallNet, blobs, make_problem
+from methods.steps import relabelled
+from tests.conftest import blobs, make_problem, without_dropout
 
 
 def plain_sgd(model, batches, sign, lr):
@@ -28,13 +26,6 @@ def plain_sgd(model, batches, sign, lr):
         optimizer.zero_grad()
         (sign * F.cross_entropy(model(images), labels)).backward()
         optimizer.step()
-    return model
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    model = copy.deepcopy(model)
-    assert isinstance(model, SmallNet)
-    model.drop.p = 0.0
     return model
 
 
@@ -87,55 +78,16 @@ def test_retrain_without_a_builder_says_what_to_pass(trained):
         Retrain().unlearn(trained, make_problem(build=None))
 
 
-def explicit_gradient(model, images, labels):
-    model = copy.deepcopy(model).eval()
-    F.cross_entropy(model(images), labels).backward()
-    return {name: p.grad for name, p in model.named_parameters()}
-
-
-def test_gradient_in_batches_equals_that_of_the_whole_set(trained):
-    images, labels = blobs(160)
-    expected = explicit_gradient(trained, images[labels == 2], labels[labels == 2])
-    ours = gradient(trained, make_problem().forget, batch_size=7)  # the last batch is smaller
-    for name in expected:
-        torch.testing.assert_close(ours[name], expected[name])
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
-def test_mask_is_the_top_share_over_all_parameters_together(share, trained):
-    images, labels = blobs(160)
-    magnitudes = {k: g.abs() for k, g in explicit_gradient(trained, images[labels == 2], labels[labels == 2]).items()}
-    everything = sorted((v for g in magnitudes.values() for v in g.flatten().tolist()), reverse=True)
-    mask = saliency_mask(gradient(trained, make_problem().forget, batch_size=256), share)
-    kept = sum(int(m.sum()) for m in mask.values())
-    assert kept == int(share * len(everything))
-    smallest_kept = everything[kept - 1] if kept else float("inf")
-    assert all((magnitudes[k][mask[k]] >= smallest_kept).all() for k in mask)
-    assert all((magnitudes[k][~mask[k]] <= smallest_kept).all() for k in mask)
-
-
-def test_ties_go_to_the_earlier_entry():
-    mask = top_share({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[2.0, 1.0]])}, 0.75)
-    assert mask["a"].tolist() == [True, True]
-    assert mask["b"].tolist() == [[True, False]]
-
-
-def test_salun_keeps_masked_weights_to_the_bit_and_moves_others(trained):
-    problem = make_problem()
-    mask = saliency_mask(gradient(trained, problem.forget, 16), 0.3)
-    after = dict(SalUn(mask_share=0.3, epochs=3, lr=0.1, batch_size=16).unlearn(trained, problem).named_parameters())
-    moved = 0
-    for name, before in trained.named_parameters():
-        assert torch.equal(after[name][~mask[name]], before[~mask[name]])
-        moved += int((after[name][mask[name]] != before[mask[name]]).sum())
-    assert moved > 0.9 * sum(int(m.sum()) for m in mask.values())
-
-
-def test_salun_with_everything_salient_is_random_labels(trained):
-    settings = {"epochs": 2, "lr": 0.02, "batch_size": 16}
-    ours = SalUn(mask_share=1, **settings).unlearn(trained, make_problem())
-    plain = RandomLabels(**settings).unlearn(trained, make_problem())
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+@pytest.mark.parametrize("passes", ["mixed", "sequential"])
+def test_random_labels_equals_a_plain_loop_over_the_relabelled_data(passes, trained):
+    model, problem = without_dropout(trained), make_problem()
+    feed = relabelled(problem, passes, True)
+    batches = [(batch.images, batch.labels) for epoch in range(2) for batch in feed.batches(25, epoch)]
+    settings = {"epochs": 2, "lr": 0.02, "batch_size": 25, "passes": passes, "exclude_true_label": True}
+    ours = RandomLabels(**settings).unlearn(model, problem)
+    expected = plain_sgd(model, batches, 1, 0.02)
+    for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("exclude", [True, False])

@@ -142,6 +142,46 @@ def test_cost_is_relative_to_retrain_and_has_no_gap(folder):
     assert find(table, request="random", method="retrain", metric="samples")["mean"] == 1
 
 
+def test_tug_of_war_by_hand(folder):
+    """1 - |difference to the mean of the target's retrains|, multiplied; a retrain is compared with the others."""
+    write_tables("salun", card())
+    _, _, table = build(salun={})
+    per_run = []
+    for target, seed in [(t, s) for t in ("class-0", "class-1") for s in SEEDS]:
+        product = 1.0
+        for metric in ("UA", "RA", "TA"):
+            reference = np.mean([value("retrain", target, s, metric) for s in SEEDS])
+            product *= 1 - abs(value("salun", target, seed, metric) - reference)
+        per_run.append(product)
+    assert find(table, request="class", method="salun", metric="tow")["mean"] == pytest.approx(np.mean(per_run))
+    own = []
+    for seed in SEEDS:
+        others = [s for s in SEEDS if s != seed]
+        product = 1.0
+        for metric in ("UA", "RA", "TA"):
+            reference = np.mean([value("retrain", "random", s, metric) for s in others])
+            product *= 1 - abs(value("retrain", "random", seed, metric) - reference)
+        own.append(product)
+    assert find(table, request="random", method="retrain", metric="tow")["mean"] == pytest.approx(np.mean(own))
+
+
+def test_a_shared_round_is_marked_and_explained(folder):
+    write_tables("salun", card())
+    runs = pd.read_csv(store.table_folder("bench-a", "salun") / "runs.csv")
+    extra = runs[runs["metric"] == "UA"].assign(metric="round_targets", value=3)
+    path = store.table_folder("bench-a", "salun") / "runs.csv"
+    pd.concat([runs, extra]).to_csv(path, index=False)
+    settings, judged, table = build(salun={})
+    markdown = text.leaderboard(table)
+    assert "0.25x† |" in next(line for line in markdown.splitlines() if line.startswith("| salun"))
+    assert text.SHARED_MEANING in markdown
+    html = page.render(settings, judged=judged, table=table)
+    assert "0.25x†" in html
+    assert "one round serves" in html
+    _, _, plain = build()
+    assert text.SHARED not in text.leaderboard(plain)
+
+
 def test_failed_runs_take_their_seed_out_and_are_told(folder):
     write_tables("salun", card(), failed={("class-1", 2)})
     settings, judged, table = build(salun={})
@@ -151,7 +191,7 @@ def test_failed_runs_take_their_seed_out_and_are_told(folder):
     assert row["mean"] == pytest.approx(METRICS["UA"] + 0.02 + 0.0025 + 0.005)  # seeds 0 and 1
     assert find(table, request="random", method="salun", metric="UA")["status"] == "ok"
     markdown = next(line for line in text.leaderboard(table).splitlines() if line.startswith("| salun (failed"))
-    assert markdown.count("(n=2)") == len(METRICS) + 2  # and avg_gap and samples
+    assert markdown.count("(n=2)") == len(METRICS) + 3  # and avg_gap, tow and samples
     assert "<small>2 seeds</small>" in page.render(settings, judged=judged, table=table)
 
 
@@ -260,14 +300,14 @@ def write_costs(method, seconds, hardware="machine A"):
     runs = [
         {
             "request": r,
-            "target": r,
+            "target": t,
             "seed": s,
             "status": "ok",
             "reason": "",
             "seconds": seconds + s,
             "peak_device_bytes": None,
         }
-        for r in ("class", "random")
+        for r, t in (("class", "class-0"), ("class", "class-1"), ("random", "random"))
         for s in SEEDS
     ]
     stamp = {"commit": "abc", "hardware": hardware, "versions": {"torch": "2.15.0"}}
@@ -316,7 +356,7 @@ def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(f
     table.loc[(table["method"] == "salun") & (table["metric"] == "UA"), "gap"] = 0.5
     table.loc[(table["method"] == "kodge") & (table["metric"] == "UA"), "gap"] = -0.001
     click = """<script>setTimeout(() => { const t = document.querySelector("#table-bench-a-class");
-      t.querySelectorAll("thead th")[2].click();
+      t.querySelectorAll("thead th")[3].click();
       setTimeout(() => { document.title = "ORDER " + [...t.querySelectorAll("td.method a")].map(a => a.innerText) },
       300) }, 1500)</script>"""
     (folder / "page.html").write_text(page.render(settings, table, judged).replace("</body>", click + "</body>"))
