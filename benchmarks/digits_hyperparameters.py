@@ -32,7 +32,12 @@ SEEDS = (0, 1, 2)
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "finetune": {"epochs": [5], "lr": [0.03, 0.06, 0.1, 0.2, 0.3, 0.5], "batch_size": [64]},
     "gradient_ascent": {"epochs": [5], "lr": [0.001, 0.002, 0.004, 0.01, 0.02], "batch_size": [64]},
-    "random_labels": {"epochs": [3], "lr": [0.005, 0.013, 0.03, 0.06, 0.1], "batch_size": [64]},
+    "random_labels": {
+        "epochs": [3, 10],
+        "lr": [0.005, 0.013, 0.03, 0.06],
+        "batch_size": [64],
+        "exclude_true_label": [False, True],
+    },
     "neggrad_plus": {"epochs": [5], "alpha": [0.8, 0.95, 0.99], "lr": [0.003, 0.01, 0.03, 0.06], "batch_size": [64]},
     "l1_sparse": {"epochs": [5], "alpha": [1e-4, 1e-3], "lr": [0.03, 0.1, 0.2, 0.3], "batch_size": [64]},
     "influence": {"alpha": [1, 3, 10, 30, 100]},
@@ -47,7 +52,12 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     },
     "ssd": {"alpha": [1.5, 2, 3, 5], "dampening": [0.5, 1]},
     "unsir": {"batch_size": [64], "noise_batches": [2, 4], "impair_lr": [0.002, 0.02], "repair_lr": [0.002, 0.01]},
-    "salun": {"epochs": [3], "lr": [0.005, 0.013, 0.03, 0.06, 0.1], "batch_size": [64]},
+    "salun": {
+        "epochs": [3, 10],
+        "lr": [0.005, 0.013, 0.03, 0.06],
+        "batch_size": [64],
+        "exclude_true_label": [False, True],
+    },
     "wfnet": {"sparsity_weight": [0.1, 1], "forget_weight": [0.1, 1], "batch_size": [64]},
     "concept_poison": {"epochs": [5], "lr": [0.01, 0.03, 0.06], "batch_size": [64]},
 }

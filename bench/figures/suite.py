@@ -52,13 +52,13 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
     gaps = here[here["metric"] == "avg_gap"].set_index("method")
     costs = here[here["metric"] == "samples"].set_index("method")["mean"]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.4, 3.4))
         methods = [m for m in gaps.index if m != "retrain"]
+        figure, axis = plt.subplots(figsize=(6.2, max(3.4, 0.21 * len(methods))))
         for i, method in enumerate(methods):
-            marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
-            axis.scatter(
-                costs[method], 100 * gaps["mean"][method], marker=marker, color=colour, s=38, label=method, zorder=3
-            )
+            marker, colour = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], COLOURS[i % len(COLOURS)]
+            x, y, name = costs[method], 100 * gaps["mean"][method], f"{i + 1}  {method}"
+            axis.scatter(x, y, marker=marker, color=colour, s=34, label=name, zorder=3)
+            axis.annotate(str(i + 1), (x, y), (4, 3), textcoords="offset points", fontsize=7)
         if "retrain" in gaps.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
         axis.set_xlabel("samples passed, relative to retraining")
