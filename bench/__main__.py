@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(name)
     commands.add_parser("check", help="say all that is wrong with params.yaml")
     verify = commands.add_parser("verify", help="run a sample of finished runs again and compare hashes")
-    verify.add_argument("--runs", type=int, default=10, help="how many runs to repeat (default: 10)")
+    verify.add_argument(
+        "--runs", type=int, default=10, help="how many jobs, each of one run or several, to repeat (default: 10)"
+    )
     return root
 
 

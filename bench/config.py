@@ -90,6 +90,12 @@ class ClassesRequest(Section):
     kind: Literal["classes"]
     targets: Annotated[list[Classes], Field(min_length=1)]
 
+    @field_validator("targets")
+    @classmethod
+    def _different(cls, targets: list[list[int]]) -> list[list[int]]:
+        _no_duplicates([tuple(sorted(t)) for t in targets])
+        return targets
+
 
 class SubclassRequest(Section):
     """Forget a subclass of a superclass that the network tells apart; one target a subclass."""
@@ -157,6 +163,7 @@ class Benchmark(Section):
     architecture: Architecture
     training: Recipe
     memorization: Memorization | None = None  # wanted by the requests `memorized` and `entangled`, and by RUM
+    hyperparameters: Name | None = None  # of methods: those of this other benchmark, where its own are not given
     requests: Annotated[dict[Name, Request], Field(min_length=1)]
     seeds: Seeds
 
@@ -170,7 +177,8 @@ class Benchmark(Section):
                 wrong += [f"{key}.{line}" for line in _not_in(dataset, section)]
                 if section.kind in {"memorized", "entangled"} and info.data.get("memorization", "wrong") is None:
                     wrong.append(f"{key}.kind: {section.kind} needs the benchmark's `memorization: {{models: ...}}`")
-        names = [target for name, request in requests.items() for target in target_names(name, request)]
+        names = [n for name, request in requests.items() for n in {*target_names(name, request), *rows(name, request)}]
+        names += ["prepared"]  # the folder of what targets share
         repeated = sorted({n for n in names if names.count(n) > 1})
         wrong += [f"two targets are called '{n}'; rename a request, or leave one out" for n in repeated]
         if wrong:
@@ -234,6 +242,17 @@ def rows(name: str, request: Any) -> dict[str, list[str]]:
     return {name: names}
 
 
+def row_kinds(name: str, request: Any) -> dict[str, frozenset[str]]:
+    """The kinds that a method must serve for each of these rows: in a sequence, those of the steps so far."""
+    if not isinstance(request, SequentialRequest):
+        return dict.fromkeys(rows(name, request), kinds(request))
+    found: list[frozenset[str]] = []
+    for key, step in steps(name, request).items():
+        so_far = (found[-1] if found else frozenset()) | {step.kind}
+        found += [so_far] * len(target_names(key, step))
+    return dict(zip(rows(name, request), found, strict=True))
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -248,11 +267,15 @@ class Params(Section):
         return self.benchmarks[name]
 
     def hyperparameters(self, method: str, benchmark: str) -> dict[str, Any]:
-        """A method's hyperparameters on a benchmark: its own block, overridden under `benchmarks:`."""
+        """A method's hyperparameters on a benchmark: its own block, overridden under `benchmarks:`.
+
+        A benchmark without an entry there takes that of the benchmark which it names under `hyperparameters`.
+        """
         block = dict(self._block(method))
         block.pop("method", None)
         overrides = block.pop("benchmarks", {})
-        return block | overrides.get(benchmark, {})
+        other = self.benchmarks[benchmark].hyperparameters if benchmark in self.benchmarks else None
+        return block | overrides.get(benchmark, overrides.get(other, {}))
 
     def file(self, method: str) -> str:
         """The file in `methods/` of an entry: the one that `method:` names (a variant), else its own name's."""
@@ -325,6 +348,13 @@ def _cross_references(raw: Mapping[str, Any]) -> list[str]:
     if isinstance(run, list) and isinstance(benchmarks, dict):
         found += [
             f"run: {unknown(n, benchmarks, 'benchmark')}" for n in run if isinstance(n, str) and n not in benchmarks
+        ]
+    if isinstance(benchmarks, dict):
+        named = {n: b.get("hyperparameters") for n, b in benchmarks.items() if isinstance(b, dict)}
+        found += [
+            f"benchmarks.{n}.hyperparameters: {unknown(other, benchmarks, 'benchmark')}"
+            for n, other in named.items()
+            if isinstance(other, str) and other not in benchmarks
         ]
     if not isinstance(methods, dict):
         return found

@@ -17,33 +17,44 @@ from bench.layers import Call, linear_calls
 BLUR = 11, 5.0  # kernel and sigma published for images of 224 pixels
 
 
-@torch.no_grad()
 def gate_map(model: nn.Module, row: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """ReLU(sum_k (1 - alpha_k) A_k(x)) of the last gated layer that still has places, [n, height, width].
+    """ReLU(sum_k (1 - alpha_k) A_k(x)) of the last gated layer with places that matter, [n, height, width].
 
-    That layer is the last gated convolution whose output is larger than one pixel, or, in a network of
-    tokens, the last gated layer whose tokens, without a class token in front, fill a square.
+    A layer has places if it is a convolution whose output is larger than one pixel, or if its tokens,
+    without a class token in front, fill a square; they matter if the logits' gradient reaches them (behind
+    the last attention only the class token does). Last is the one computed last, in a residual block
+    perhaps its shortcut.
 
     Args:
         row: gates of one class, [units] by weight's name.
         images: network input [n, channels, height, width].
     """
-    last: list[Tensor] = []
+    kept: list[tuple[str, Tensor]] = []
 
-    def keep(call: Call) -> None:
-        if call.name in row and (maps := as_maps(call, len(images))) is not None:
-            last[:] = [torch.einsum("nkhw,k->nhw", maps, 1 - row[call.name])]
+    def keep(call: Call) -> Tensor | None:
+        if call.name not in row or (maps := as_maps(call.output, call, len(images))) is None:
+            return None
+        probe = torch.zeros_like(call.output, requires_grad=True)
+        kept.append((call.name, probe))
+        layers.append((maps.detach(), call))
+        return call.output + probe  # adds nothing, and shows the gradient
 
-    with linear_calls(model, keep):
-        model(images)
-    if not last:
-        raise ValueError("no gated layer of this network has a spatial output")
-    return F.interpolate(last[0].relu()[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+    layers: list[tuple[Tensor, Call]] = []
+    was_training = model.training
+    model.eval()
+    with torch.enable_grad(), linear_calls(model, keep):
+        logits = model(images)
+        gradients = torch.autograd.grad(logits.sum(), [c for _, c in kept], allow_unused=True) if kept else ()
+    model.train(was_training)
+    for (name, _), gradient, (maps, call) in zip(reversed(kept), reversed(gradients), reversed(layers), strict=True):
+        if gradient is not None and (places := as_maps(gradient, call, len(images))) is not None and places.any():
+            made = torch.einsum("nkhw,k->nhw", maps, 1 - row[name]).relu()
+            return F.interpolate(made[:, None], images.shape[-2:], mode="bilinear")[:, 0].detach()
+    raise ValueError("no gated layer of this network has a spatial output on which its logits depend")
 
 
-def as_maps(call: Call, samples: int) -> Tensor | None:
-    """A layer's output as [n, units, h, w], None where it has no places."""
-    out = call.output
+def as_maps(out: Tensor, call: Call, samples: int) -> Tensor | None:
+    """A layer's output, or a tensor of its shape, as [n, units, h, w]; None where it has no places."""
     if call.convolution is not None:
         return out if out.shape[-1] * out.shape[-2] > 1 else None
     if call.in_attention and out.ndim == 3:
@@ -84,7 +95,6 @@ def insertion(model: nn.Module, images: Tensor, maps: Tensor, pixels: int) -> Te
 @torch.no_grad()
 def _area(model: nn.Module, images: Tensor, maps: Tensor, pixels: int, start: Tensor, end: Tensor) -> Tensor:
     """Trapezoid area, over [0, 1], of the top class's probability while pixels go from `start` to `end`."""
-    model.eval()
     top = model(images).argmax(1)
     order = torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view(len(images), 1, *images.shape[-2:])

@@ -20,8 +20,11 @@ from bench.training import PREDICTION_BATCH, Batch, Samples, View, cross_entropy
 CURVATURE_STEP = 0.01  # h of the finite difference, in the units of the network's input
 
 
-def subset_correct(start: nn.Module, everything: View, members: Tensor, recipe: Recipe) -> Tensor:
-    """Train on some rows; for every training sample whether it is then classified correctly, bool [n].
+TIES = 1e-6  # weight of the probabilities' estimate, which orders samples that the estimate leaves equal
+
+
+def subset_outputs(start: nn.Module, everything: View, members: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Train on some rows; of every training sample whether it is right then, bool [n], and its confidence, [n].
 
     Args:
         start: a freshly initialised network.
@@ -29,7 +32,8 @@ def subset_correct(start: nn.Module, everything: View, members: Tensor, recipe: 
         members: positions of the samples trained on.
     """
     model = train(start, everything.select(members), cross_entropy, recipe)
-    return predict(model, everything).argmax(1) == everything.labels
+    logits, labels = predict(model, everything), everything.labels
+    return logits.argmax(1) == labels, logits.double().softmax(1).gather(1, labels[:, None])[:, 0]
 
 
 def memorization(member: Tensor, correct: Tensor) -> Tensor:

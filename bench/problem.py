@@ -81,6 +81,7 @@ class Problem:
         classes: how many outputs the network has.
         forgotten_classes: classes of which every training sample is to be forgotten; for `prepare`,
             all those that any target forgets.
+        gone_classes: classes that earlier steps forgot whole: no data holds them, no label is drawn of them.
         recipe: how the original was trained; retraining follows it.
         build: seed -> a freshly initialised network; retraining needs it.
         key: what every draw of this run derives from.
@@ -105,6 +106,7 @@ class Problem:
     artifacts: dict[str, Tensor] = field(default_factory=dict)
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     prepared: Any = None
+    gone_classes: tuple[int, ...] = ()
 
     @property
     def train(self) -> View:
@@ -298,14 +300,23 @@ def problem(
         "forget": View(samples, forgotten.nonzero().flatten(), order, key, on_read=read_training),
         "retain": View(samples, (present & ~forgotten).nonzero().flatten(), order, key, on_read=read_training),
     }
+    total = torch.bincount(samples.labels[present], minlength=classes)
+    absent = (total == 0) & (torch.bincount(samples.labels, minlength=classes) > 0)
     if validation is not None:
         m, held_out = len(validation), (*key, "validation")
-        views["validation"] = View(
-            validation, torch.arange(m, device=device), shuffled(m, held_out), held_out, on_read=read_validation
-        )
-    total = torch.bincount(samples.labels[present], minlength=classes)
+        kept = (~absent[validation.labels]).nonzero().flatten()
+        views["validation"] = View(validation, kept, shuffled(m, held_out), held_out, on_read=read_validation)
     leaving = torch.bincount(samples.labels[forgotten], minlength=classes)
     whole = ((leaving == total) & (total > 0)).nonzero().flatten()
     return Problem(
-        views, classes, tuple(whole.tolist()), recipe, build, key, base_order, meter=meter, scores=scores or {}
+        views,
+        classes,
+        tuple(whole.tolist()),
+        recipe,
+        build,
+        key,
+        base_order,
+        meter=meter,
+        scores=scores or {},
+        gone_classes=tuple(absent.nonzero().flatten().tolist()),
     )

@@ -61,7 +61,9 @@ def repeat_job(
 
 
 def _both(path: Path) -> list[str | None]:
-    return [_present(path.with_suffix(".json")), store.sha256(path) if path.exists() else None]
+    files = path.with_suffix(".json"), path, path.with_suffix(".artifacts.safetensors")
+    _present(files[0])
+    return [store.sha256(file) if file.exists() else None for file in files]
 
 
 def _present(path: Path) -> str:

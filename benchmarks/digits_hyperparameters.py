@@ -5,9 +5,10 @@ The score of digits-resnet's recipe is the validation accuracy, mean over 30 see
 A method's score on a class request is ACC_r (1 - ACC_f), with ACC_r on the retained classes' validation samples and
 ACC_f on the forget set and the forgotten class's validation samples together; on the random request it is
 ACC_r (1 - |forget set's accuracy - validation accuracy|), since what was never trained on is classified like other
-unseen data. It is averaged over targets and three seeds, then over the requests `class` and `random` (for RUM:
-`memorized`). Neither the test split nor retrained networks are looked at. Kodge chooses among its 25 settings itself,
-in each run. Needs data, originals and scores: run `dvc repro` first.
+unseen data. It is averaged over targets and three seeds, then over the requests `class` and `random`. Neither the test
+split nor retrained networks are looked at. Kodge chooses among its 25 settings itself, in each run; RUM takes the
+settings of its parts. Some grids end at their best value: what is chosen is the best of what is listed. Needs data and
+originals: run `dvc repro` first.
 """
 
 import itertools
@@ -80,13 +81,12 @@ def recipe_score(params: config.Params, changes: dict) -> float:
 
 
 def score(params: config.Params, name: str, method: str, hyperparameters: dict) -> float:
-    """The validation score of one setting, 0 where a run fails."""
+    """The validation score of one setting, 0 where its network diverges."""
     set_determinism()
     folder, benchmark = store.dataset_folder(name), params.benchmark(name)
     dataset, splits = datasets.load(folder), setting.samples(folder)
     algorithm = methods.create(method, hyperparameters, method)
-    requests = ("memorized",) if method.startswith("rum") else ("class", "random")
-    targets = [t for t in forget.of_benchmark(name, benchmark) if t.request in requests]
+    targets = [t for t in forget.of_benchmark(name, benchmark) if t.request in ("class", "random")]
     targets = [t for t in targets if t.kinds <= algorithm.card.serves]
     scores: dict[str, list[float]] = {}
     for seed in SEEDS:

@@ -124,8 +124,9 @@ class ConceptPoison(Method):
             if self.relabel == "targeted":
                 labels[rows] = choice.donor
         if self.relabel == "random":
-            drawn = torch.randint(problem.classes, (len(problem.forget),), generator=problem.generator("labels"))
-            labels[problem.forget.rows] = drawn.to(labels.device)
+            there = torch.tensor([c for c in range(problem.classes) if c not in problem.gone_classes])
+            drawn = torch.randint(len(there), (len(problem.forget),), generator=problem.generator("labels"))
+            labels[problem.forget.rows] = there[drawn].to(labels.device)
         return replace(problem.train, samples=replace(samples, images=images), relabel=lambda epoch: labels)
 
     def poisoned_images(self, model: nn.Module, problem: Problem, known: Known, choice: Choice, rows: Tensor) -> Tensor:

@@ -66,9 +66,14 @@ class RUM(Method):
     @model_validator(mode="after")
     def _algorithms_exist(self) -> "RUM":
         try:
-            self.algorithms()
+            algorithms = self.algorithms()
         except BadInput as error:
             raise ValueError(str(error)) from None
+        for part, algorithm in zip(self.parts, algorithms, strict=True):
+            if not (algorithm.card.reads <= self.card.reads and algorithm.card.serves == EVERY_REQUEST):
+                raise ValueError(
+                    f"parts: {part.method} cannot serve a part: it wants validation data, or whole classes"
+                )
         return self
 
     def uses(self) -> frozenset[str]:
@@ -87,7 +92,8 @@ class RUM(Method):
             waiting = waiting[~torch.isin(waiting, rows)]
             if len(rows):
                 retain = torch.cat([problem.retain.rows, waiting])
-                model = algorithm.unlearn(model, problem.part(rows, retain, step))
+                task = problem.part(rows, retain, step).only(algorithm.card.reads)
+                model = algorithm.unlearn(model, task)
         return model
 
     def refine(self, problem: Problem, count: int) -> list[Tensor]:

@@ -23,21 +23,24 @@ def negative_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 def relabelled(problem: Problem, passes: Passes, exclude_true_label: bool) -> Feed[Batch]:
     """Forget and retain set, the former with labels drawn anew each epoch, uniformly over the classes.
 
+    Classes that an earlier step forgot are not among them.
+
     Args:
         passes: 'mixed', one shuffled pass over both sets an epoch; 'sequential', first the forget
             set, then the retain set.
         exclude_true_label: draw from the other classes only.
     """
     forget, truth = problem.forget, problem.forget.samples.labels
+    there = torch.tensor([c for c in range(problem.classes) if c not in problem.gone_classes], device=truth.device)
 
     def labels(epoch: int) -> Tensor:
         generator = problem.generator(f"labels of epoch {epoch}")
-        drawn = torch.randint(problem.classes - exclude_true_label, (len(truth),), generator=generator)
+        drawn = torch.randint(len(there) - exclude_true_label, (len(truth),), generator=generator)
         drawn = drawn.to(truth.device)
         if exclude_true_label:
-            drawn += drawn >= truth  # skips over the true label
+            drawn += drawn >= torch.searchsorted(there, truth)  # skips over the true label
         result = truth.clone()
-        result[forget.rows] = drawn[forget.rows]
+        result[forget.rows] = there[drawn][forget.rows]
         return result
 
     relabelled_forget = forget.relabelled(labels)

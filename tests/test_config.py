@@ -62,8 +62,8 @@ MISTAKES = {
     "two targets of a name": ("      random: {", "      class-3: {", ["requests", "two targets are called 'class-3'"]),
     "two lists of a name": (
         RANDOM,
-        "many: {kind: classes, targets: [[1, 2], [1, 2]]}",
-        ["requests", "two targets are called 'many-1-2'"],
+        "many: {kind: classes, targets: [[1, 2], [2, 1]]}",
+        ["many.targets", "duplicates: (1, 2)"],
     ),
     "class of a list": (RANDOM, "many: {kind: classes, targets: [[1], [1, 10]]}", ["many.targets: class 10", "0 to 9"]),
     "level": (

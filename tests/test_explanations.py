@@ -73,11 +73,12 @@ def test_gate_map_of_tokens_leaves_the_class_token_out():
         build("vit-small", 1, 10, 0).eval(),
         torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(2)),
     )
-    name = "blocks.1.mlp.fc2.weight"
+    name = "blocks.0.mlp.fc2.weight"
     seen = []
-    model.blocks[1].mlp.fc2.register_forward_hook(lambda layer, inputs, output: seen.append(output.detach()))
+    model.blocks[0].mlp.fc2.register_forward_hook(lambda layer, inputs, output: seen.append(output.detach()))
     gates = torch.linspace(0, 1, 64)
-    maps = gate_map(model, {name: gates}, images)
+    behind = {"blocks.1.mlp.fc2.weight": gates}  # after the last attention: the logits read its class token alone
+    maps = gate_map(model, {name: gates} | behind, images)
     tokens = (seen[0][:, 1:] * (1 - gates)).sum(2).reshape(2, 1, 2, 2).clamp_min(0)
     torch.testing.assert_close(maps, F.interpolate(tokens, (8, 8), mode="bilinear")[:, 0], atol=1e-6, rtol=0)
 

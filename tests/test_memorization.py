@@ -11,7 +11,7 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 
 from bench.config import Recipe
-from bench.memorization import Proxies, curvature, embeddings, memorization, proxies, subset_correct, symmetric_kl
+from bench.memorization import Proxies, curvature, embeddings, memorization, proxies, subset_outputs, symmetric_kl
 from bench.metrics.memorization import entanglement, rank_correlations
 from bench.training import Samples, View, cross_entropy, predict, shuffled, train
 from tests.conftest import CLASSES, blobs, build
@@ -57,7 +57,9 @@ def test_a_subsets_model_is_trained_on_its_members_and_judged_on_all():
     images, labels = blobs(60)
     model = train(build(1), data.select(members), cross_entropy, RECIPE)
     expected = model(images).argmax(1) == labels
-    found = subset_correct(build(1), data, members, RECIPE)
+    found, confidence = subset_outputs(build(1), data, members, RECIPE)
+    probabilities = model(images).double().softmax(1)[torch.arange(len(labels)), labels]
+    torch.testing.assert_close(confidence, probabilities, atol=1e-6, rtol=0)
     assert torch.equal(found, expected)
     assert found.dtype == torch.bool
     assert not found[1::2].any()
@@ -73,7 +75,8 @@ def test_planted_wrong_labels_are_memorised_most_and_learned_with_least_confiden
     member, correct = (torch.zeros(20, 60, dtype=torch.bool) for _ in range(2))
     for k in range(20):
         member[k, torch.randperm(60, generator=draw)[:42]] = True
-        correct[k] = subset_correct(build(k), view(key=("m", k), labels=labels), member[k].nonzero().flatten(), recipe)
+        data = view(key=("m", k), labels=labels)
+        correct[k], _ = subset_outputs(build(k), data, member[k].nonzero().flatten(), recipe)
     found = memorization(member, correct)
     assert set(found.topk(5).indices.tolist()) == set(flipped.tolist())
     assert found[flipped].min() > 0.6

@@ -29,7 +29,7 @@ def accuracies(run: Judged) -> dict[str, float]:
         "ACC_r_test": retain_test,
         "ACC_r_validation": accuracy(run.retain_validation),
     }
-    if run.whole_classes:
+    if len(run.forget_test):
         forget_test = accuracy(run.forget_test)
         found |= {
             "ACC_r": retain_test,

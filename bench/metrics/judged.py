@@ -47,7 +47,7 @@ class Judged:
         forget_test, retain_test, forget_validation, retain_validation: for a request that forgets
             whole classes or subclasses, samples of those and of the others; for other requests
             everything is 'retain'.
-        whole_classes: whether the request forgets whole classes or subclasses.
+        whole_classes: whether the request forgets whole classes or subclasses, and nothing else.
     """
 
     forget_train: Part
@@ -75,7 +75,7 @@ class Judged:
             retain_test=test[~gone_test],
             forget_validation=validation[gone_validation],
             retain_validation=validation[~gone_validation],
-            whole_classes=bool(target.classes or target.subclasses),
+            whole_classes=bool(_gone(dataset.train, target)[target.indices].all()),
         )
 
 

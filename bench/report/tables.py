@@ -87,7 +87,7 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
 def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]]:
     """What stands in the leaderboard's column `request`: its name, its kinds, the targets that it averages."""
     return [
-        (row, config.kinds(section), targets)
+        (row, config.row_kinds(request, section)[row], targets)
         for request, section in benchmark.requests.items()
         for row, targets in config.rows(request, section).items()
     ]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import forget, store
-from bench.config import Params
+from bench import datasets, forget, store
+from bench.config import Memorization, Params
 from bench.errors import BadInput
 from bench.jobs import fan_out
-from bench.memorization import memorization, proxies, subset_correct
+from bench.memorization import TIES, memorization, proxies, subset_outputs
 from bench.metrics.memorization import entanglement, rank_correlations
 from bench.seeds import derive, numpy_generator
 from bench.stages import setting
@@ -28,13 +28,17 @@ def run(params: Params, benchmark: str) -> str:
         store.write_tensors(store.scores_file(benchmark), {})
         store.write_json(summary, {})
         return "nothing to do"
-    jobs: list[tuple[Any, ...]] = [(params, benchmark, k) for k in (None, *range(section.models))]
-    (found, phi), *parts = fan_out(one, jobs, f"memorize {benchmark}")
-    member, correct = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
+    n = len(datasets.load(store.dataset_folder(benchmark)).train.labels)
+    member = torch.from_numpy(np.stack([subset(benchmark, section, k, n) for k in range(section.models)]))
     try:
-        scores = {"memorization": memorization(member, correct).numpy()} | found
+        memorization(member, member)  # before anything is trained
     except ValueError as error:
         raise BadInput(f"params.yaml: benchmarks.{benchmark}.memorization.models: {error}") from None
+    jobs: list[tuple[Any, ...]] = [(params, benchmark, k) for k in (None, *range(section.models))]
+    (found, phi), *parts = fan_out(one, jobs, f"memorize {benchmark}")
+    correct, confidence = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
+    estimate = memorization(member, correct) + TIES * memorization(member, confidence)
+    scores = {"memorization": estimate.numpy()} | found
     store.write_tensors(store.scores_file(benchmark), scores)
     store.write_json(summary, describe(params, benchmark, scores, phi))
     correlations = rank_correlations(scores)
@@ -57,8 +61,16 @@ def describe(params: Params, name: str, scores: dict[str, np.ndarray], phi: np.n
     }
 
 
+def subset(name: str, section: Memorization, k: int, n: int) -> np.ndarray:
+    """Members of the k-th subset, bool [n]."""
+    member = np.zeros(n, dtype=bool)
+    draw = numpy_generator(name, "memorization", k, "subset")
+    member[draw.choice(n, round(section.share * n), replace=False)] = True
+    return member
+
+
 def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
-    """The k-th subset's members and which samples its network gets right; for None, proxies and embeddings."""
+    """What the network of the k-th subset gets right, and its confidence; for None, proxies and embeddings."""
     set_determinism()
     benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
     section, data = benchmark.memorization, splits["train"]
@@ -72,10 +84,9 @@ def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
         scores = {key: getattr(found, key) for key in ("confidence", "holdout", "curvature", "distance")}
         return setting.to_numpy(scores), found.embeddings.cpu().numpy()
     key = (name, "memorization", k)
-    member = np.zeros(n, dtype=bool)
-    member[numpy_generator(*key, "subset").choice(n, round(section.share * n), replace=False)] = True
+    member = subset(name, section, k, n)
     start = setting.builder(benchmark, data)(derive(*key, "initialisation")).to(data.labels.device)
     view = setting.everything(data, shuffled(n, key), key)
     rows = torch.from_numpy(np.flatnonzero(member)).to(data.labels.device)
-    correct = subset_correct(start, view, rows, section.training or benchmark.training)
-    return member, correct.cpu().numpy()
+    correct, confidence = subset_outputs(start, view, rows, section.training or benchmark.training)
+    return correct.cpu().numpy(), confidence.cpu().numpy()

@@ -76,6 +76,7 @@ def one_job(params: Params, name: str, method: str, chains: list[list[Target]], 
     warm_up(name, benchmark, splits["train"])
     original = setting.load_original(name, benchmark, seed, splits["train"])
     prepared = prepare(algorithm, original, params, name, method, chains, seed) if algorithm.card.shares else Prepared()
+    keep_artifacts(prepared.artifacts, store.artifacts_file(name, method, "prepared", seed))
     records = []
     for chain in chains:
         model: nn.Module | None = original
@@ -101,6 +102,9 @@ class Prepared:
     samples: dict[str, Any] = field(default_factory=dict)
     targets: int = 0
     reason: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, np.ndarray] = field(default_factory=dict)
+    peak: int | None = None
 
 
 def prepare(
@@ -124,19 +128,20 @@ def prepare(
     classes = tuple(sorted({c for target in firsts for c in target.classes}))
     task = replace(task.pool(), allowed=algorithm.card.reads, forgotten_classes=classes)
     prepared = Prepared(targets=len(firsts))
+    reset_peak()
     started = time.perf_counter()
     try:
         with task.meter.running():
             prepared.state = algorithm.prepare(task.meter.attach(copy.deepcopy(original)), task)
             synchronize()
-        keep_artifacts(task, store.artifacts_file(name, method, "prepared", seed))
+        prepared.artifacts = setting.to_numpy(task.artifacts)
     except BadInput:
         raise
     except Exception as error:
         traceback.print_exc()
         prepared.reason = f"in prepare: {type(error).__name__}: {error}"
     prepared.seconds = time.perf_counter() - started
-    prepared.samples = task.meter.counts()
+    prepared.samples, prepared.notes, prepared.peak = task.meter.counts(), task.notes, peak_device_bytes()
     return prepared
 
 
@@ -158,8 +163,7 @@ def one_run(
     for old in (path, artifacts):
         old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # else the peak would be that of the process's largest run so far
+    reset_peak()
     started, seconds, reason, left = time.perf_counter(), 0.0, prepared.reason, None
     if model is None:
         reason = "an earlier step of the sequence failed"
@@ -171,13 +175,12 @@ def one_run(
                 seconds = time.perf_counter() - started
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
-            keep_artifacts(task, artifacts)
+            keep_artifacts(setting.to_numpy(task.artifacts), artifacts)
         except BadInput:
             raise
         except Exception as error:
             traceback.print_exc()
             path.unlink(missing_ok=True)
-            task.notes.clear()
             left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     sidecar = {
         "benchmark": name,
@@ -187,21 +190,33 @@ def one_run(
         "seed": seed,
         "status": "failed" if reason else "ok",
         "reason": reason,
-        "notes": task.notes,
+        "notes": {} if reason else prepared.notes | task.notes,
         "samples": with_share(task.meter.counts(), prepared),
         "forget_set": len(target.indices),
         "data": datasets.content_hash(store.dataset_folder(name)),
     }
     store.write_json(path.with_suffix(".json"), sidecar)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    peak = None if (own := peak_device_bytes()) is None else max(own, prepared.peak or 0)
     record = {key: sidecar[key] for key in ("request", "target", "seed", "status", "reason")}
     seconds += prepared.seconds / max(prepared.targets, 1)
     return record | {"seconds": seconds, "peak_device_bytes": peak}, left
 
 
-def keep_artifacts(task: Problem, path: Path) -> None:
-    if task.artifacts:
-        store.write_tensors(path, setting.to_numpy(task.artifacts))
+def keep_artifacts(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Write them, or nothing where there are none; what an earlier run left goes."""
+    path.unlink(missing_ok=True)
+    if tensors:
+        store.write_tensors(path, tensors)
+
+
+def reset_peak() -> None:
+    """Else the peak would be that of the process's largest run so far."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_device_bytes() -> int | None:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def with_share(counts: dict[str, Any], prepared: Prepared) -> dict[str, Any]:

@@ -23,6 +23,8 @@ THREE = [{"method": "original"}, {"method": "finetune"}, {"method": "salun"}]
 class Recorder:
     """Stands for an algorithm: notes the weights and the problem that it gets, and adds a number to all weights."""
 
+    card = FineTune.card.model_copy(update={"reads": frozenset({"forget", "retain"})})
+
     def __init__(self, calls, name, shift):
         self.calls, self.name, self.shift = calls, name, shift
 
