@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bench.__main__ import main
-from bench.config import Benchmark, Recipe, kinds, load, rows
+from bench.config import Benchmark, Recipe, kinds, load, row_kinds, rows
 from bench.errors import BadInput
 
 GOOD = """
@@ -329,7 +329,31 @@ def test_rows_are_the_mean_of_like_targets_and_keep_lists_and_steps_apart(folder
         "s": {"s-1": ["s-1"], "s-2": ["s-2"], "s-3": ["s-3"]},
     }
     assert kinds(found["s"]) == {"class", "random"}
+    assert row_kinds("s", found["s"]) == {"s-1": {"class"}, "s-2": {"class"}, "s-3": {"class", "random"}}
+    assert row_kinds("class", found["class"]) == {"class": {"class"}}
     assert kinds(found["many"]) == {"classes"}
+
+
+def test_a_benchmark_takes_the_hyperparameters_of_the_one_that_it_names(folder):
+    like = GOOD[GOOD.index("  digits-resnet:") : GOOD.index("methods:")].replace("digits-resnet", "other", 1)
+    like = like.replace("    dataset:", "    hyperparameters: digits-resnet\n    dataset:", 1)
+    own = "methods:\n  original: {}\n  retrain: {}\n  salun: {lr: 0.5, benchmarks: {digits-resnet: {lr: 0.25}}}\n"
+    own += "  finetune: {benchmarks: {digits-resnet: {lr: 0.25}, other: {epochs: 2}}}\n"
+    text = GOOD[: GOOD.index("methods:")] + like + own
+    write(folder, text)
+    params = load()
+    assert params.hyperparameters("salun", "other") == {"lr": 0.25}
+    assert params.hyperparameters("finetune", "other") == {"epochs": 2}
+    write(folder, text.replace("hyperparameters: digits-resnet", "hyperparameters: digits-renset"))
+    with pytest.raises(BadInput, match=r"benchmarks\.other\.hyperparameters: unknown benchmark 'digits-renset'"):
+        load()
+
+
+@pytest.mark.parametrize("name", ["prepared", "class-3"])
+def test_a_request_may_not_take_a_folder_or_a_row_that_is_in_use(folder, name):
+    write(folder, GOOD.replace("      random: {", f"      {name}: {{"))
+    with pytest.raises(BadInput, match=f"two targets are called '{name}'"):
+        load()
 
 
 def test_numbers_are_read_as_dvc_reads_them(folder):

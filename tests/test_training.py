@@ -11,7 +11,7 @@ from bench import models, seeds
 from bench.config import Recipe
 from bench.problem import Meter, Problem, UndeclaredAccess, problem
 from bench.training import Paired, Samples, View, cross_entropy, predict, shuffled, train
-from methods.steps import importances
+from methods.steps import importances, relabelled
 from tests.conftest import blobs, build, make_problem
 
 
@@ -363,3 +363,27 @@ def test_one_batch_of_a_single_sample_is_allowed_by_the_small_resnet():
     view = View(Samples(torch.rand(3, 1, 8, 8), torch.arange(3)), torch.arange(3), shuffled(3, ()), ())
     after = train(model, view, cross_entropy, Recipe(epochs=1, batch_size=2, lr=0.01))
     assert isinstance(after, nn.Module)
+
+
+def test_what_an_earlier_step_forgot_is_nowhere_in_the_next_steps_problem():
+    """Class 1 is gone: no data of it, in validation neither, and no label of it is drawn."""
+    images, labels = blobs(160)
+    held_out = Samples(*blobs(40, seed=1))
+    task = problem(
+        Samples(images, labels),
+        (labels == 2).nonzero().flatten(),
+        gone=(labels == 1).nonzero().flatten(),
+        validation=held_out,
+        classes=4,
+        key=("k",),
+        base_order=shuffled(160, ("k",)),
+    )
+    assert task.gone_classes == (1,)
+    assert task.forgotten_classes == (2,)
+    for view in (task.forget, task.retain, task.validation, task.train):
+        assert not (view.labels == 1).any()
+    assert set(task.validation.labels.tolist()) == {0, 2, 3}
+    for exclude, drawn_from in ((False, {0, 2, 3}), (True, {0, 3})):
+        feed = relabelled(task, "mixed", exclude)
+        drawn = {int(y) for e in range(20) for b in feed.batches(40, e) for y in b.labels[labels[b.rows] == 2]}
+        assert drawn == drawn_from

@@ -113,7 +113,8 @@ def timings(table: pd.DataFrame) -> str:
         parts.append("")
     parts.append(
         "Unlearning alone, without loading, evaluation or the kernels' start-up, each run on one thread of a worker; "
-        "by the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`."
+        "by the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`. "
+        "Where one round serves all targets of a seed (kodge, ssd, wfnet, concept_poison), a run holds its part of it."
     )
     return "\n".join(parts) + "\n"
 

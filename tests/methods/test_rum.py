@@ -222,3 +222,24 @@ def test_defaults_are_the_papers():
     low, medium, high = RUM().algorithms()
     assert type(low).__name__ == "Original"
     assert (medium, high) == (FineTune(epochs=10, lr=0.1), SalUn(epochs=5, lr=0.1))
+
+
+@pytest.mark.parametrize("name", ["kodge", "wfnet", "head_mask"])
+def test_an_algorithm_that_cannot_serve_a_part_is_refused(name):
+    with pytest.raises(ValidationError, match=f"{name} cannot serve a part"):
+        RUM(parts=[{"method": "original"}, {"method": name}])
+
+
+def test_an_algorithm_reads_only_what_its_own_card_names(trained):
+    """Gradient ascent reads the forget set; that RUM may read more does not open it to its parts."""
+    seen = []
+
+    class Curious(GradientAscent):
+        def unlearn(self, model, problem):
+            seen.append(problem.allowed)
+            return model
+
+    method = RUM(parts=[{"method": "gradient_ascent"}])
+    object.__setattr__(method, "algorithms", lambda: [Curious()])
+    method.unlearn(trained, make_problem())
+    assert seen == [frozenset({"forget"})]
