@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from bench.config import Recipe
 from bench.layers import Convolution
+from bench.models import seeded
 from bench.problem import Problem
 from bench.training import predict
 from methods.kodge import (
@@ -310,3 +311,53 @@ def test_a_layer_that_is_never_called_is_named(trained):
     model.forgotten = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="forgotten"):
         Kodge(alpha_r=10, alpha_f=3).unlearn(model, make_problem())
+
+
+def test_attention_mlp_patches_and_head_of_a_transformer_are_covered():
+    """torchvision's ViT hands its attention's weights to a function: inputs are captured here at the modules."""
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    with seeded(0):
+        model = VisionTransformer(8, 4, 1, 2, 16, 32, num_classes=2).double().eval()
+    images = torch.randn(120, 3, 8, 8, dtype=torch.float64)
+    problem = Problem.from_tensors(images, torch.arange(120) % 2, torch.arange(4))
+    grams = layer_grams(model, problem.train, None, None, unseeded)
+
+    seen: dict[str, torch.Tensor] = {}
+    block = model.encoder.layers[0]
+    block.ln_1.register_forward_hook(lambda m, i, o: seen.update(qkv=o.detach()))
+    block.self_attention.register_forward_hook(lambda m, i, o: seen.update(projected=o[0].detach()))
+    block.mlp[0].register_forward_pre_hook(lambda m, i: seen.update(fc1=i[0].detach()))
+    block.mlp[3].register_forward_pre_hook(lambda m, i: seen.update(fc2=i[0].detach()))
+    model.heads.head.register_forward_pre_hook(lambda m, i: seen.update(head=i[0].detach()))
+    model(images)
+    patches = F.unfold(images, 4, stride=4).transpose(1, 2)
+    attention = "encoder.layers.encoder_layer_0.self_attention"
+    expected = {
+        "conv_proj.weight": patches,
+        f"{attention}.in_proj_weight": seen["qkv"],
+        "encoder.layers.encoder_layer_0.mlp.0.weight": seen["fc1"],
+        "encoder.layers.encoder_layer_0.mlp.3.weight": seen["fc2"],
+        "heads.head.weight": seen["head"],
+    }
+    assert grams.keys() == expected.keys() | {f"{attention}.out_proj.weight"}
+    for name, inputs in expected.items():
+        rows = inputs.flatten(0, -2)
+        np.testing.assert_allclose(grams[name][0].numpy(), (rows.T @ rows).numpy(), rtol=1e-9, atol=1e-9)
+    # The projection's input a is what its output W a + b comes from: W G W^T must be that of the outputs less b.
+    out = block.self_attention.out_proj
+    outputs = (seen["projected"] - out.bias).detach().flatten(0, 1)
+    weight = out.weight.detach()
+    gram = grams[f"{attention}.out_proj.weight"][0]
+    np.testing.assert_allclose((weight @ gram @ weight.T).numpy(), (outputs.T @ outputs).numpy(), rtol=1e-8, atol=1e-8)
+
+
+def test_a_transformer_forgets_by_one_projection_for_queries_keys_and_values():
+    """W (I - M_f + M_r M_f) of the stacked matrix is that of each third with the same P."""
+    weight = torch.randn(12, 4, dtype=torch.float64)
+    retain, forget = (
+        torch.from_numpy(r @ r.T) for r in (representation(4, 20, 1), representation(4, 20, 2)[::-1].copy())
+    )
+    whole = forget_update(weight, retain, forget, 100, 3)
+    thirds = [forget_update(part, retain, forget, 100, 3) for part in weight.chunk(3)]
+    torch.testing.assert_close(whole, torch.cat(thirds), atol=1e-12, rtol=0)
