@@ -12,7 +12,7 @@ INSTALLED := .venv/installed
 
 repro: $(INSTALLED)
 	dvc repro
-	@echo "The leaderboard: file://$(CURDIR)/reports/index.html (also reports/leaderboard.md and .csv)"
+	@echo "The leaderboard: file://$(CURDIR)/reports/index.html (also reports/BENCHMARK/leaderboard.md and .csv)"
 
 test: $(INSTALLED)
 	python -m pytest

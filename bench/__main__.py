@@ -20,11 +20,12 @@ STAGES = {  # sub-command -> its positional arguments
     "memorize": ("benchmark",),
     "unlearn": ("benchmark", "method"),
     "attack": ("benchmark", "method"),
-    "leaderboard": (),
-    "timings": (),
-    "figures": (),
+    "leaderboard": ("benchmark",),
+    "timings": ("benchmark",),
+    "figures": ("benchmark",),
+    "page": (),
 }
-JUDGING = {"attack", "leaderboard", "timings", "figures"}  # need no torch, and don't import it
+JUDGING = {"attack", "leaderboard", "timings", "figures", "page"}  # need no torch, and don't import it
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,60 +6,59 @@ imports the method files (and so torch); judging does without.
 """
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from bench.errors import BadInput
+from bench.requests import (
+    DATASETS,
+    REQUESTS,
+    Name,
+    Proportion,
+    Request,
+    Section,
+    Seeds,
+    no_duplicates,
+    not_in,
+    rows,
+    steps,
+    target_names,
+)
 
 PARAMS = Path("params.yaml")
 METHODS = Path(__file__).resolve().parent.parent / "methods"
 
-Dataset = Literal["digits", "digits-parity"]
-Architecture = Literal["resnet-small", "vit-small"]
-Kind = Literal["class", "classes", "random", "subclass", "memorized", "entangled"]
-Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["constant", "one-cycle", "cosine"]
-Level = Literal["low", "medium", "high", "mixed"]
-Score = Literal["memorization", "confidence", "holdout", "curvature"]
-HIGH_IS_MEMORIZED = {"memorization": True, "confidence": False, "holdout": True, "curvature": True}
-CLASSES: dict[str, int] = {"digits": 10, "digits-parity": 2}
-SUBCLASSES: dict[str, int] = {"digits-parity": 10}  # of the data sets whose classes have some
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "one-cycle", "cosine", "multistep"]
+Augmentation = Literal["none", "flip", "crop-flip"]
 
 
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value):
-        raise ValueError("a name has lower-case letters, digits, '-' and '_' alone")
-    return value
-
-
-def _no_duplicates(values: list[Any]) -> list[Any]:
-    if repeated := sorted({v for v in values if values.count(v) > 1}):
-        raise ValueError(f"duplicates: {', '.join(map(str, repeated))}; each may stand once")
-    return values
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Proportion = Annotated[float, Field(gt=0, lt=1)]
-ClassIndex = Annotated[int, Field(ge=0)]
-Classes = Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(_no_duplicates)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_no_duplicates)]
-
-
-class Section(BaseModel):
-    """A block of params.yaml: unknown keys are errors, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+NETWORKS = (  # those of bench/models.py; any other is `timm/NAME` or `torchvision/NAME`
+    "resnet-small",
+    "resnet-tiny",
+    "vit-small",
+    "resnet18-cifar",
+    "vgg11-bn-cifar",
+    "vgg16-bn-cifar",
+)
 
 
 class Recipe(Section):
-    """How a network is trained: SGD (Nesterov where `nesterov`), or Adam, which takes no momentum from here."""
+    """How a network is trained: SGD (Nesterov where `nesterov`), or Adam or AdamW, which take no momentum from here."""
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
@@ -69,82 +68,21 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     nesterov: bool = False
     schedule: Schedule = "constant"
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()  # epochs after which 'multistep' multiplies lr by gamma
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup: Annotated[int, Field(ge=0)] = 0  # epochs in which lr rises linearly, before the schedule begins
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augmentation: Augmentation = "none"  # of training batches; crops are out of 4 pixels of black around
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "Recipe":
+    def _consistent(self) -> "Recipe":
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            raise ValueError("milestones and `schedule: multistep` go together")
+        if self.warmup and self.schedule == "one-cycle":
+            raise ValueError("one-cycle has a warm-up of its own; leave `warmup` out")
         return self
-
-
-class ClassRequest(Section):
-    """Forget all training images of a class; one target a class."""
-
-    kind: Literal["class"]
-    targets: Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(_no_duplicates)]
-
-
-class ClassesRequest(Section):
-    """Forget several classes at once; one target a list, of which each may be longer than the one before."""
-
-    kind: Literal["classes"]
-    targets: Annotated[list[Classes], Field(min_length=1)]
-
-    @field_validator("targets")
-    @classmethod
-    def _different(cls, targets: list[list[int]]) -> list[list[int]]:
-        _no_duplicates([tuple(sorted(t)) for t in targets])
-        return targets
-
-
-class SubclassRequest(Section):
-    """Forget a subclass of a superclass that the network tells apart; one target a subclass."""
-
-    kind: Literal["subclass"]
-    targets: Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(_no_duplicates)]
-
-
-class RandomRequest(Section):
-    """Forget a fraction of the training set drawn uniformly, the same for every seed and method."""
-
-    kind: Literal["random"]
-    fraction: Proportion
-
-
-class MemorizedRequest(Section):
-    """Forget samples chosen by memorization, or by a proxy of it (RUM, arXiv:2406.01257, section 4)."""
-
-    kind: Literal["memorized"]
-    level: Level
-    size: Annotated[int, Field(ge=1)]
-    score: Score = "memorization"
-
-
-class EntangledRequest(Section):
-    """Forget samples chosen by their distance to the centre of all embeddings (RUM, arXiv:2406.01257, section 4)."""
-
-    kind: Literal["entangled"]
-    level: Level
-    size: Annotated[int, Field(ge=1)]
-
-
-Single = Annotated[
-    ClassRequest | ClassesRequest | SubclassRequest | RandomRequest | MemorizedRequest | EntangledRequest,
-    Field(discriminator="kind"),
-]
-
-
-class SequentialRequest(Section):
-    """Requests served one after another, each on the network that the last one left; a target a step.
-
-    A step's target holds all that is forgotten so far. A step with several targets is several steps.
-    """
-
-    kind: Literal["sequential"]
-    steps: Annotated[list[Single], Field(min_length=1)]
-
-
-Request = Annotated[Single | SequentialRequest, Field(discriminator="kind")]
 
 
 class Memorization(Section):
@@ -155,26 +93,116 @@ class Memorization(Section):
     training: Recipe | None = None  # by default the benchmark's
 
 
+def _hash(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{8,64}", value):
+        raise ValueError("the first 8 to 64 hexadecimal digits of the file's SHA-256")
+    return value
+
+
+class Pretrained(Section):
+    """Weights that training starts from: a file, or those that the network's library knows by a tag.
+
+    `on` names the data set that they were trained on. Where it is the benchmark's own, they have seen what
+    is to be forgotten, so there is nothing to retrain from and the benchmark has no row `retrain`.
+    """
+
+    on: Name
+    tag: str | None = None  # 'IMAGENET1K_V1' (torchvision), 'augreg2_in21k_ft_in1k' (timm)
+    file: Path | None = None  # a relative one lies in the folder of data sets
+    sha256: Annotated[str, AfterValidator(_hash)] | None = None  # torchvision's own weights state it themselves
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Pretrained":
+        if (self.tag is None) == (self.file is None):
+            raise ValueError("give either `tag` or `file`")
+        if self.file is not None and self.sha256 is None:
+            raise ValueError("a file needs its `sha256`")
+        return self
+
+
+class Data(Section):
+    """A data set and how much of it is taken; in params.yaml its name alone will do."""
+
+    name: str
+    folder: Path | None = None  # where its files lie; a relative one lies in the folder of data sets
+    size: Annotated[int | None, Field(ge=8, validate_default=True)] = None  # pixels, of a data set of image files
+    train_images: Annotated[int, Field(ge=2)] | None = None  # of the training part, drawn by class; by default all
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DATASETS:
+            raise ValueError(unknown(name, DATASETS, "dataset"))
+        return name
+
+    @field_validator("size")
+    @classmethod
+    def _where_wanted(cls, size: int | None, info: Any) -> int | None:
+        facts = DATASETS.get(info.data.get("name", ""))
+        if facts is not None and facts.folder != (size is not None):
+            raise ValueError("is wanted for a data set of image files, and for no other")
+        return size
+
+
+class Network(Section):
+    """An architecture and what its weights start from; in params.yaml its name alone will do."""
+
+    name: str
+    pretrained: Pretrained | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in NETWORKS and not re.fullmatch(r"(timm|torchvision)/[a-z0-9_]+", name):
+            raise ValueError(f"{unknown(name, NETWORKS, 'architecture')}, or timm/NAME, or torchvision/NAME")
+        return name
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Benchmark(Section):
     """Data set, network, base-training recipe, requests and seeds: one tab of the leaderboard."""
 
-    dataset: Dataset
+    dataset: Annotated[Data, BeforeValidator(_by_name)]
     validation: Proportion  # share of the training part held out, stratified by class
-    architecture: Architecture
+    architecture: Annotated[Network, BeforeValidator(_by_name)]
     training: Recipe
     memorization: Memorization | None = None  # wanted by the requests `memorized` and `entangled`, and by RUM
     hyperparameters: Name | None = None  # of methods: those of this other benchmark, where its own are not given
+    skip: dict[Name, str] = Field(default_factory=dict)  # methods that are left out here -> why
     requests: Annotated[dict[Name, Request], Field(min_length=1)]
     seeds: Seeds
+
+    @property
+    def oracle(self) -> bool:
+        """Whether there is anything to retrain from: weights that have not seen the training set."""
+        pretrained = self.architecture.pretrained
+        return pretrained is None or pretrained.on != self.dataset.name
+
+    def left_out(self, method: str) -> str:
+        """Why a method has no runs here; empty where it has."""
+        if method == "retrain" and not self.oracle:
+            return "the pretrained weights have seen the training set"
+        return self.skip.get(method, "")
+
+    @field_validator("skip")
+    @classmethod
+    def _references_stay(cls, skip: dict[str, str]) -> dict[str, str]:
+        if references := sorted({"original", "retrain"} & skip.keys()):
+            raise ValueError(f"{references[0]} cannot be left out; every gap is measured against it")
+        return skip
 
     @field_validator("requests")
     @classmethod
     def _targets(cls, requests: dict[str, Any], info: Any) -> dict[str, Any]:
         """Every class is in the data set, scores are computed, and no two targets share a name (and so a folder)."""
-        dataset, wrong = info.data.get("dataset", ""), []
+        data, wrong = info.data.get("dataset"), []
         for name, request in requests.items():
             for key, section in steps(name, request).items():
-                wrong += [f"{key}.{line}" for line in _not_in(dataset, section)]
+                if data is not None:
+                    wrong += [f"{key}.{line}" for line in not_in(data.name, section)]
                 if section.kind in {"memorized", "entangled"} and info.data.get("memorization", "wrong") is None:
                     wrong.append(f"{key}.kind: {section.kind} needs the benchmark's `memorization: {{models: ...}}`")
         names = [n for name, request in requests.items() for n in {*target_names(name, request), *rows(name, request)}]
@@ -186,77 +214,10 @@ class Benchmark(Section):
         return requests
 
 
-def _not_in(dataset: str, section: Any) -> list[str]:
-    """What a request asks for that the data set does not have."""
-    match section:
-        case ClassRequest() | ClassesRequest():
-            count, what = CLASSES.get(dataset, math.inf), "class"
-            asked = [c for t in section.targets for c in (t if isinstance(t, list) else [t])]
-        case SubclassRequest():
-            count, what, asked = SUBCLASSES.get(dataset, 0 if dataset else math.inf), "subclass", section.targets
-            if not count:
-                return [f"kind: {dataset} has no subclasses; there are some in: {', '.join(SUBCLASSES)}"]
-        case _:
-            return []
-    plural = "classes" if what == "class" else "subclasses"
-    return [
-        f"targets: {what} {c} is not in {dataset}, whose {plural} are 0 to {count - 1}"
-        for c in sorted(set(asked))
-        if c >= count
-    ]
-
-
-def steps(name: str, request: Any) -> dict[str, Any]:
-    """The sections of a request that each name forget sets, by their keys: its steps ('name.steps.0'), or itself."""
-    if isinstance(request, SequentialRequest):
-        return {f"{name}.steps.{k}": step for k, step in enumerate(request.steps)}
-    return {name: request}
-
-
-def kinds(request: Any) -> frozenset[str]:
-    """The kinds that a method must serve for this request."""
-    return frozenset(section.kind for section in steps("", request).values())
-
-
-def target_names(name: str, request: Any) -> list[str]:
-    """Names of a request's targets, each a folder of runs: 'class-3', 'classes-0-1', 'sequential-2', 'random'."""
-    match request:
-        case ClassRequest() | SubclassRequest():
-            return [f"{name}-{c}" for c in request.targets]
-        case ClassesRequest():
-            return ["-".join([name, *map(str, classes)]) for classes in request.targets]
-        case SequentialRequest():
-            count = sum(len(target_names(name, step)) for step in request.steps)
-            return [f"{name}-{k}" for k in range(1, count + 1)]
-    return [name]
-
-
-def rows(name: str, request: Any) -> dict[str, list[str]]:
-    """The leaderboard's rows of a request and the targets that each is the mean of.
-
-    Targets that are alike (single classes) are averaged; lists of classes and steps stand apart.
-    """
-    names = target_names(name, request)
-    if isinstance(request, ClassesRequest | SequentialRequest):
-        return {target: [target] for target in names}
-    return {name: names}
-
-
-def row_kinds(name: str, request: Any) -> dict[str, frozenset[str]]:
-    """The kinds that a method must serve for each of these rows: in a sequence, those of the steps so far."""
-    if not isinstance(request, SequentialRequest):
-        return dict.fromkeys(rows(name, request), kinds(request))
-    found: list[frozenset[str]] = []
-    for key, step in steps(name, request).items():
-        so_far = (found[-1] if found else frozenset()) | {step.kind}
-        found += [so_far] * len(target_names(key, step))
-    return dict(zip(rows(name, request), found, strict=True))
-
-
 class Params(Section):
     """The whole of params.yaml."""
 
-    run: Annotated[list[Name], Field(min_length=1), AfterValidator(_no_duplicates)]
+    run: Annotated[list[Name], Field(min_length=1), AfterValidator(no_duplicates)]
     benchmarks: dict[Name, Benchmark]
     methods: dict[Name, dict[str, Any]]
 
@@ -265,6 +226,11 @@ class Params(Section):
         if name not in self.benchmarks:
             raise BadInput(f"{PARAMS}: benchmarks: {unknown(name, self.benchmarks, 'benchmark')}")
         return self.benchmarks[name]
+
+    def only(self, benchmark: str) -> "Params":
+        """The same with this benchmark alone to run."""
+        self.benchmark(benchmark)
+        return self.model_copy(update={"run": [benchmark]})
 
     def hyperparameters(self, method: str, benchmark: str) -> dict[str, Any]:
         """A method's hyperparameters on a benchmark: its own block, overridden under `benchmarks:`.
@@ -358,6 +324,13 @@ def _cross_references(raw: Mapping[str, Any]) -> list[str]:
         ]
     if not isinstance(methods, dict):
         return found
+    for name, benchmark in (benchmarks if isinstance(benchmarks, dict) else {}).items():
+        skip = benchmark.get("skip") if isinstance(benchmark, dict) else None
+        found += [
+            f"benchmarks.{name}.skip: {unknown(m, methods, 'method')}"
+            for m in (skip if isinstance(skip, dict) else {})
+            if m not in methods
+        ]
     files = method_files()
     for name, block in methods.items():
         file = block.get("method", name) if isinstance(block, dict) else name
@@ -390,7 +363,7 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
         elif item["type"] == "literal_error":
             reason = unknown(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]), str(loc[-1]))
         elif item["type"].startswith("union_tag"):  # a request's kind; a step is no sequence itself
-            kinds = [kind for kind in _REQUESTS if kind != "sequential" or "steps" not in loc]
+            kinds = [kind for kind in REQUESTS if kind != "sequential" or "steps" not in loc]
             loc, tag = (*loc, "kind"), item["ctx"].get("tag")
             reason = unknown(tag, kinds, "kind") if tag else f"field required; there are: {', '.join(kinds)}"
         else:
@@ -403,16 +376,7 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
     return lines
 
 
-_REQUESTS: dict[str, type[BaseModel]] = {
-    "class": ClassRequest,
-    "classes": ClassesRequest,
-    "subclass": SubclassRequest,
-    "random": RandomRequest,
-    "memorized": MemorizedRequest,
-    "entangled": EntangledRequest,
-    "sequential": SequentialRequest,
-}
-_TAG = rf"(requests\.[^.]+|steps\.\d+)\.(?:{'|'.join(_REQUESTS)})(?=\.|$)"  # pydantic's path names a request's kind
+_TAG = rf"(requests\.[^.]+|steps\.\d+)\.(?:{'|'.join(REQUESTS)})(?=\.|$)"  # pydantic's path names a request's kind
 
 
 def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
@@ -423,6 +387,12 @@ def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
             return Recipe
         case ("benchmarks", _, "memorization"):
             return Memorization
-        case ("benchmarks", _, "requests", *_, str(kind)) if kind in _REQUESTS:
-            return _REQUESTS[kind]
+        case ("benchmarks", _, "dataset"):
+            return Data
+        case ("benchmarks", _, "architecture"):
+            return Network
+        case ("benchmarks", _, "architecture", "pretrained"):
+            return Pretrained
+        case ("benchmarks", _, "requests", *_, str(kind)) if kind in REQUESTS:
+            return REQUESTS[kind]
     return Params

@@ -18,8 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bench.errors import BadInput
+from bench.store import VARIABLE
 
-VARIABLE = "LETHE_DATA"
 CHUNK = 1 << 16
 PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, *(s for s in HTTPStatus if s >= 500)}
 
@@ -43,14 +43,6 @@ class _Failure(Exception):
     def __init__(self, reason: str, passing: bool) -> None:
         super().__init__(reason)
         self.passing = passing
-
-
-def data_folder() -> Path:
-    """LETHE_DATA if set, else `~/.cache/lethe`: published files, shared by all clones on a machine.
-
-    The files lie in it as torchvision lays them out, so its `root` folder serves as well.
-    """
-    return Path(os.environ.get(VARIABLE) or "~/.cache/lethe").expanduser()
 
 
 def fetch(

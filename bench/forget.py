@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import config, datasets, store
-from bench.config import PARAMS, Benchmark, Level
+from bench import datasets, requests, store
+from bench.config import PARAMS, Benchmark
 from bench.errors import BadInput
+from bench.requests import Level
 from bench.seeds import numpy_generator
 
 NONE = np.zeros(0, dtype=np.int64)
@@ -40,7 +41,7 @@ class Target:
 def of_benchmark(name: str, benchmark: Benchmark) -> list[Target]:
     """All targets of a benchmark whose data (and scores, where requests need them) are prepared."""
     train = datasets.load(store.dataset_folder(name)).train
-    needed = any(config.kinds(r) & {"memorized", "entangled"} for r in benchmark.requests.values())
+    needed = any(requests.kinds(r) & {"memorized", "entangled"} for r in benchmark.requests.values())
     scores = store.read_tensors(store.scores_file(name)) if needed else {}
     return targets(name, benchmark, train.labels, train.sublabels, scores)
 
@@ -68,10 +69,10 @@ def targets(
     found: list[Target] = []
     for request, section in benchmark.requests.items():
         where = f"{PARAMS}: benchmarks.{name}.requests."
-        names = config.target_names(request, section)
+        names = requests.target_names(request, section)
         parts = [
             part
-            for k, (key, step) in enumerate(config.steps(request, section).items())
+            for k, (key, step) in enumerate(requests.steps(request, section).items())
             for part in _parts(step, where + key, (name, request, k), labels, sublabels, scores or {})
         ]
         made = [
@@ -113,24 +114,24 @@ def _parts(
     scores: Mapping[str, np.ndarray],
 ) -> Iterator[Part]:
     """What each target of a request that is no sequence forgets."""
-    kinds = config.kinds(section)
+    kinds = requests.kinds(section)
     match section:
-        case config.ClassRequest():
+        case requests.ClassRequest():
             for c in section.targets:
                 yield kinds, (c,), (), np.flatnonzero(labels == c)
-        case config.ClassesRequest():
+        case requests.ClassesRequest():
             for classes in section.targets:
                 yield kinds, tuple(classes), (), np.flatnonzero(np.isin(labels, classes))
-        case config.SubclassRequest():
+        case requests.SubclassRequest():
             if sublabels is None:
                 raise BadInput(f"{where}: the data set has no subclasses")
             for c in section.targets:
                 yield kinds, (), (c,), np.flatnonzero(sublabels == c)
-        case config.RandomRequest():
+        case requests.RandomRequest():
             size = round(section.fraction * len(labels))
             draw = numpy_generator(*key, "forget set")
             yield kinds, (), (), np.sort(draw.choice(len(labels), size, replace=False))
-        case config.MemorizedRequest() | config.EntangledRequest():
+        case requests.MemorizedRequest() | requests.EntangledRequest():
             least = 2 if section.kind == "memorized" else 6  # of fewer groups medium and high would be the same
             if least * section.size > len(labels):
                 raise BadInput(
@@ -139,7 +140,7 @@ def _parts(
                 )
             if section.kind == "memorized":
                 score = scores[section.score]
-                score = score if config.HIGH_IS_MEMORIZED[section.score] else -score
+                score = score if requests.HIGH_IS_MEMORIZED[section.score] else -score
                 middle = 0.5 if section.score == "memorization" else float(np.median(score))
                 yield kinds, (), (), by_memorization(score, section.level, section.size, middle)
             else:

@@ -1,10 +1,12 @@
-"""Image files -> uint8 arrays of one size, in memory or on disk.
+"""Image files -> uint8 arrays of one size, some at a time.
 
 torchvision and Pillow are imported by the functions that need them.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,59 +14,54 @@ from tqdm import tqdm
 
 from bench.errors import BadInput
 
-BATCH = 64  # images that a thread decodes in a row
+BATCH = 256  # images in memory at once
 SHOWN = 10  # files that a message names
 
-Allocate = Callable[[str, tuple[int, int, int, int]], np.ndarray]
-"""("train" or "test", shape) -> a uint8 array to decode into."""
 
-
-def in_memory(split: str, shape: tuple[int, int, int, int]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
-
-
-def decode(
+def decoded(
     names: Sequence[str],
-    out: np.ndarray,
+    shape: tuple[int, ...],
     *,
     shorter: int | None = None,
     jobs: int = 1,
     read: Callable[[str], bytes] = lambda name: Path(name).read_bytes(),
-) -> None:
-    """Decode image files into an array, uint8 [n, channels, size, size], which may lie on disk (`np.memmap`).
+) -> Iterator[np.ndarray]:
+    """Image files in batches, uint8 [at most BATCH, *shape], where `shape` is channels, height, width.
 
-    The shorter side of an image is scaled to `shorter` pixels and the square in the middle cut out, by
-    torchvision's `resize` and `center_crop`. Without `shorter` an image must have the size already.
-    Colours are turned to grey for one channel, grey to colours for three.
+    The shorter side of an image is scaled to `shorter` pixels and the middle cut out, by torchvision's
+    `resize` and `center_crop`. Without `shorter` an image must have the size already. Colours are turned
+    to grey for one channel, grey to colours for three. `jobs` threads decode.
 
     Raises:
-        BadInput: files that are no whole image, all of them counted and the first ones named.
+        BadInput: after the last batch, if files are no whole image, all of them counted and the first ones
+            named; what was handed out is of no use then.
     """
-    from joblib import Parallel, delayed
-
-    starts = range(0, len(names), BATCH)
-    work = (delayed(_fill)(names[i : i + BATCH], out[i : i + BATCH], shorter, read) for i in starts)
-    done = Parallel(n_jobs=jobs, backend="threading", return_as="generator")(work)  # Pillow computes without the GIL
-    bar = tqdm(done, total=len(starts), unit="batch", leave=False, disable=None)
-    if faults := [fault for batch in bar for fault in batch]:
+    faults: list[str] = []
+    bar = tqdm(total=len(names), unit="image", leave=False, disable=None)
+    with bar, ThreadPoolExecutor(jobs) as pool:  # Pillow computes without the GIL
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            out = np.zeros((len(batch), *shape), np.uint8)
+            faults += filter(None, pool.map(partial(_fill, shorter=shorter, read=read), batch, out))
+            yield out
+            bar.update(len(batch))
+    if faults:
         more = [f"  and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         headline = f"{len(faults)} of {len(names)} files are no whole images; replace them, or take them out:"
         raise BadInput("\n".join([headline, *faults[:SHOWN], *more]))
 
 
-def _fill(names: Sequence[str], out: np.ndarray, shorter: int | None, read: Callable[[str], bytes]) -> list[str]:
-    """Decode some images into their rows; what is wrong with those that cannot be."""
+def _fill(name: str, out: np.ndarray, shorter: int | None, read: Callable[[str], bytes]) -> str | None:
+    """Decode an image into its place; what is wrong with it if that cannot be."""
     from PIL import UnidentifiedImageError
 
-    faults = []
-    for name, row in zip(names, out, strict=True):
-        try:
-            row[:] = _pixels(read(name), row.shape, shorter)
-        except UnidentifiedImageError:
-            faults.append(f"  {name}: no image")
-        except Exception as error:  # Pillow raises many kinds on damaged files
-            faults.append(f"  {name}: {error}")
-    return faults
+    try:
+        out[:] = _pixels(read(name), out.shape, shorter)
+    except UnidentifiedImageError:
+        return f"  {name}: no image"
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        return f"  {name}: {error}"
+    return None
 
 
 def _pixels(content: bytes, shape: tuple[int, ...], shorter: int | None) -> np.ndarray:
@@ -102,26 +99,22 @@ def listing(folder: Path) -> tuple[list[str], np.ndarray, list[str]]:
     return [path for path, _ in found.samples], np.array(found.targets, np.int64), found.classes
 
 
-def read_folders(
+def folders(
     folder: Path,
-    size: int,
-    jobs: int,
-    allocate: Allocate,
     *,
     tests: Sequence[str],
-    margin: float = 1.0,
     channels: int | None = None,
     counts: tuple[int, ...] = (),
     classes: int | None = None,
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of the folder `train`, and of the first of the folders `tests` that is there.
+) -> tuple[int, list[tuple[list[str], np.ndarray]]]:
+    """How many channels a set has, and the files and labels of its two parts.
 
-    The shorter side is scaled to `size` times `margin`, and `size` x `size` pixels are cut out. Without
-    `channels` there is one if all images are grey, else three. `counts` are the images that the folders must
-    have, `classes` the classes.
+    These are the folder `train` and the first of the folders `tests` that is there. Without `channels` there
+    is one if all images are grey, else three. `counts` are the images that the folders must have, `classes`
+    the classes.
 
     Raises:
-        BadInput: a folder or a class is missing, the numbers are others, or a file is no whole image.
+        BadInput: a folder or a class is missing, or the numbers are others.
     """
     test = next((name for name in tests if (folder / name).is_dir()), tests[0])
     parts = {name: listing(folder / name) for name in ("train", test)}
@@ -136,12 +129,7 @@ def read_folders(
             raise BadInput(f"{folder / name}: {found:,} images; {count:,} are expected: unpack the set again")
     if channels is None:
         channels = 1 if all(_grey(path) for paths, _, _ in parts.values() for path in paths) else 3
-    read = []
-    for split, (paths, labels, _) in zip(("train", "test"), parts.values(), strict=True):
-        images = allocate(split, (len(paths), channels, size, size))
-        decode(paths, images, shorter=round(size * margin), jobs=jobs)
-        read.append((images, labels))
-    return read[0], read[1]
+    return channels, [(paths, labels) for paths, labels, _ in parts.values()]
 
 
 def _some(names: Sequence[str]) -> str:

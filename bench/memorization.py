@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from bench.config import Recipe
 from bench.layers import features
-from bench.training import PREDICTION_BATCH, Batch, Samples, View, cross_entropy, predict, train
+from bench.training import PREDICTION_BATCH, Batch, Samples, View, classification, predict, train
 
 CURVATURE_STEP = 0.01  # h of the finite difference, in the units of the network's input
 
@@ -31,7 +31,7 @@ def subset_outputs(start: nn.Module, everything: View, members: Tensor, recipe: 
         everything: the whole training set in the order of this training.
         members: positions of the samples trained on.
     """
-    model = train(start, everything.select(members), cross_entropy, recipe)
+    model = train(start, everything.select(members), classification(recipe), recipe)
     logits, labels = predict(model, everything), everything.labels
     return logits.argmax(1) == labels, logits.double().softmax(1).gather(1, labels[:, None])[:, 0]
 
@@ -83,7 +83,7 @@ def proxies(start: nn.Module, everything: View, held_out: View, recipe: Recipe, 
     def recorded(model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch.images)
         confidence[batch.rows] += F.softmax(logits.detach().double(), 1).gather(1, batch.labels[:, None])[:, 0]
-        return F.cross_entropy(logits, batch.labels)
+        return F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
 
     def at_the_end_of_an_epoch(model: nn.Module, done: int) -> None:
         if done % steps == 0:
@@ -91,7 +91,7 @@ def proxies(start: nn.Module, everything: View, held_out: View, recipe: Recipe, 
 
     model = train(start, everything, recorded, recipe, after_step=at_the_end_of_an_epoch)
     before = predict(model, everything).double()
-    after = predict(train(model, held_out, cross_entropy, recipe), everything).double()
+    after = predict(train(model, held_out, classification(recipe), recipe), everything).double()
     phi = embeddings(model, everything.samples, classes).double()
     return Proxies(
         confidence=confidence / max(recipe.epochs, 1),

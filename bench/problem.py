@@ -249,8 +249,8 @@ class Problem:
             validation=None if validation is None else Samples(validation[0], validation[1].long()),
             classes=classes or int(labels.max()) + 1,
             key=("notebook", seed),
-            base_order=shuffled(n, ("notebook", seed)) if order is None else lambda epoch: order,
-            order=None if order is None else lambda epoch: order,
+            base_order=Order(n, ("notebook", seed), order),
+            order=Order(n, ("notebook", seed), order),
             recipe=recipe,
             build=build,
             scores=scores,
@@ -283,7 +283,7 @@ def problem(
     present[:] = True
     if gone is not None:
         present[gone.to(device)] = False
-    order = order or shuffled(n, key)
+    order, augmentation = order or shuffled(n, key), recipe.augmentation if recipe is not None else "none"
     meter = Meter()
 
     def read_training(part: Tensor) -> None:
@@ -297,8 +297,8 @@ def problem(
             meter.read["validation"] += len(part)
 
     views = {
-        "forget": View(samples, forgotten.nonzero().flatten(), order, key, on_read=read_training),
-        "retain": View(samples, (present & ~forgotten).nonzero().flatten(), order, key, on_read=read_training),
+        name: View(samples, chosen.nonzero().flatten(), order, key, augmentation=augmentation, on_read=read_training)
+        for name, chosen in (("forget", forgotten), ("retain", present & ~forgotten))
     }
     total = torch.bincount(samples.labels[present], minlength=classes)
     absent = (total == 0) & (torch.bincount(samples.labels, minlength=classes) > 0)

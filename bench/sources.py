@@ -1,14 +1,15 @@
-"""Data sets' names -> their images and labels, as their publishers split them.
+"""Data sets' names -> their labels and images, as their publishers split them.
 
 Published sets are fetched by `bench.download` and read through torchvision once every file has its
 published MD5; addresses and checksums are torchvision's own wherever it has the set. ImageNet and any
-other folder of images are decoded to one size. torchvision is imported by the functions that need it.
+other folder of images are decoded to one size, as they are asked for. torchvision and scikit-learn are
+imported by the functions that need them.
 """
 
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from bench.datasets import Split
-from bench.download import File, data_folder, fetch
+from bench import images
+from bench.download import File, fetch
 from bench.errors import BadInput
-from bench.images import Allocate, decode, in_memory, read_folders
+from bench.requests import DATASETS, Facts
+from bench.store import data_folder
 
+SPLIT_SEED = 0  # one split for base training, retraining and every method
 IMAGENET = "LETHE_IMAGENET"
 IMAGENET_IMAGES = (1_281_167, 50_000)  # training, validation: Russakovsky et al., arXiv:1409.0575, table 2
 MARGIN = 256 / 224  # ImageNet's usual view: the shorter side to 256, then the 224 pixels in the middle
@@ -68,58 +71,82 @@ CIFAR20 = {
 }
 
 
+class NoFolder(BadInput):
+    """The folder of a set of image files is not named, or not there."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a data set: their labels and subclasses, int64 [n], and their pixels, read as they are asked for.
+
+    `shape` is n, channels, height, width. `batches` takes some rows, int64, and gives their images in that
+    order, uint8 [at most images.BATCH, channels, height, width] at a time.
+    """
+
+    labels: np.ndarray
+    shape: tuple[int, ...]
+    batches: Callable[[np.ndarray], Iterator[np.ndarray]]
+    sublabels: np.ndarray | None = None
+
+    def __getitem__(self, rows: np.ndarray) -> "Part":
+        return Part(
+            self.labels[rows],
+            (len(rows), *self.shape[1:]),
+            lambda chosen: self.batches(rows[chosen]),
+            None if self.sublabels is None else self.sublabels[rows],
+        )
+
+    def images(self) -> Iterator[np.ndarray]:
+        """All images, in batches."""
+        return self.batches(np.arange(len(self.labels)))
+
+
+def _in_memory(pixels: np.ndarray, labels: Any, sublabels: np.ndarray | None = None) -> Part:
+    def batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), images.BATCH):
+            yield np.ascontiguousarray(pixels[rows[start : start + images.BATCH]])
+
+    return Part(np.asarray(labels, np.int64), pixels.shape, batches, sublabels)
+
+
 @dataclass(frozen=True)
 class Source:
-    """A data set: what it holds, which files it consists of, how they are read.
+    """Where a data set comes from: the files that it consists of, how they are read, the shape of an image.
 
-    A source with files is published; one without is a folder of images, which are decoded to a size.
-    `classes` is None where the folder says, `shape` where the size does. `read` takes the folder; for a
-    folder of images also the size, the number of threads and an `Allocate`.
+    A source without files is a folder of images, which are decoded to a size; `variable`, of the
+    environment, may name it. `read` takes the folder, there also the size and the number of threads.
     """
 
     name: str
-    classes: int | None
-    read: Callable[..., tuple[Split, Split]]
+    read: Callable[..., tuple[Part, Part]]
     files: Callable[[], tuple[File, ...]] | None = None
     shape: tuple[int, int, int] | None = None
-    subclasses: int | None = None
-    variable: str | None = None  # of the environment, naming the folder
+    variable: str | None = None
 
     @property
-    def sized(self) -> bool:
-        """Whether `load` needs a size."""
-        return self.files is None
+    def facts(self) -> Facts:
+        return DATASETS[self.name]
 
-    def load(
-        self,
-        folder: Path | None = None,
-        *,
-        size: int | None = None,
-        jobs: int = 1,
-        allocate: Allocate = in_memory,
-    ) -> tuple[Split, Split]:
+    def load(self, folder: Path | None = None, *, size: int | None = None, jobs: int = 1) -> tuple[Part, Part]:
         """The training and the test part.
 
-        Published files are looked for in the folder, by default `bench.download.data_folder()`, and
+        Published files are looked for in the folder, by default `bench.store.data_folder()`, and
         downloaded into it if missing. The folder of ImageNet may be named in LETHE_IMAGENET instead. Images
-        of a folder are decoded to `size` x `size` by `jobs` threads into the arrays that `allocate` gives.
-
-        ImageNet at size 224 takes 193 GB for its training part and 7.5 GB for its test part: pass an
-        `allocate` that opens files as `np.lib.format.open_memmap(..., mode="w+", dtype=np.uint8, shape=shape)`.
-        What is in them is no data set if this raises.
+        of a folder are decoded to `size` x `size` by `jobs` threads.
 
         Raises:
-            BadInput: a file is missing, damaged or no image; a class is missing or a label out of range.
+            NoFolder: a folder of images is not named, or not there.
+            BadInput: a file is missing or damaged; a class is missing or a label out of range; the disk is full.
         """
         if self.files is None:
-            if size is None:
-                raise BadInput(f"{self.name}: needs a size in pixels, to which its images are brought")
-            return self.read(self._named(folder), size, jobs, allocate)
-        if size is not None:
-            raise BadInput(f"{self.name}: takes no size; its images have one")
+            return self.read(self._named(folder), size, jobs)
         folder, files = folder or data_folder(), self.files()
         fetch(self.name, files, folder)
-        train, test = self.read(folder)
+        try:
+            train, test = self.read(folder)
+        except OSError as error:
+            at = error.filename or tempfile.gettempdir()
+            raise BadInput(f"{self.name}: cannot be unpacked and read: {at}: {error.strerror or error}") from error
         where = f"{folder}: {', '.join(file.name for file in files)}"
         self._check(f"{where}: training part", train)
         self._check(f"{where}: test part", test)
@@ -127,22 +154,24 @@ class Source:
 
     def _named(self, folder: Path | None) -> Path:
         named = folder or (self.variable and os.environ.get(self.variable))
-        if named:
-            return Path(named).expanduser()
-        raise BadInput(_imagenet_advice() if self.variable else f"{self.name}: needs the folder of its images")
+        if not named:
+            raise NoFolder(_imagenet_advice() if self.variable else f"{self.name} needs the folder of its images")
+        if not (found := Path(named).expanduser()).is_dir():
+            raise NoFolder(f"{found}: no such folder")
+        return found
 
-    def _check(self, where: str, part: Split) -> None:
+    def _check(self, where: str, part: Part) -> None:
         """Raise `BadInput` unless a part has images of the set's shape, all of its classes and no other."""
-        if part.images.shape[1:] != self.shape:
-            raise BadInput(f"{where}: images of shape {part.images.shape[1:]}; {self.shape} is expected")
+        if part.shape[1:] != self.shape:
+            raise BadInput(f"{where}: images of shape {part.shape[1:]}; {self.shape} is expected")
         for what, labels, count in (
-            ("label", part.labels, self.classes),
-            ("subclass", part.sublabels, self.subclasses),
+            ("label", part.labels, self.facts.classes),
+            ("subclass", part.sublabels, self.facts.subclasses),
         ):
             if labels is None or count is None:
                 continue
-            if len(labels) != len(part.images):
-                raise BadInput(f"{where}: {len(labels)} {what}s for {len(part.images)} images")
+            if len(labels) != part.shape[0]:
+                raise BadInput(f"{where}: {len(labels)} {what}s for {part.shape[0]} images")
             found, known = set(labels.tolist()), set(range(count))
             if outside := sorted(found - known):
                 raise BadInput(f"{where}: {what} {outside[0]} is out of range; there are 0 to {count - 1}")
@@ -162,8 +191,28 @@ def _imagenet_advice() -> str:
     )
 
 
-def _pair(split: Callable[[Any], Split], train: Any, test: Any) -> tuple[Split, Split]:
-    return split(train), split(test)
+def _pair(part: Callable[[Any], Part], train: Any, test: Any) -> tuple[Part, Part]:
+    return part(train), part(test)
+
+
+def _digits(folder: Path) -> tuple[Part, Part]:
+    """scikit-learn's handwritten digits (Alpaydin and Kaynak 1998): 1,797 grey 8x8 images, 10 classes.
+
+    The set has no test part of its own; a stratified fifth becomes one. Pixels 0 to 16 are scaled to
+    0 to 255 and rounded, which loses nothing.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    values, labels = load_digits(return_X_y=True)
+    pixels = np.round(values.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=SPLIT_SEED)
+    return _pair(lambda chosen: _in_memory(pixels[chosen], labels[chosen]), *rows)
+
+
+def _digits_parity(folder: Path) -> tuple[Part, Part]:
+    """The digits told apart as even (0) and odd (1); the subclasses are the ten digits."""
+    return _pair(lambda part: replace(part, labels=part.labels % 2, sublabels=part.labels), *_digits(folder))
 
 
 def _idx_files(kind: str, unpacked: dict[str, str]) -> tuple[File, ...]:
@@ -176,7 +225,7 @@ def _idx_files(kind: str, unpacked: dict[str, str]) -> tuple[File, ...]:
     )
 
 
-def _idx(kind: str, folder: Path) -> tuple[Split, Split]:
+def _idx(kind: str, folder: Path) -> tuple[Part, Part]:
     """MNIST and sets in its format, unpacked out of the reader's sight: torchvision checks no unpacked file."""
     from torchvision import datasets
     from torchvision.datasets.utils import extract_archive
@@ -188,7 +237,7 @@ def _idx(kind: str, folder: Path) -> tuple[Split, Split]:
         for name, _ in published.resources:
             extract_archive(folder / kind / "raw" / name, raw)
         train, test = (published(root, train=part) for part in (True, False))
-    return _pair(lambda part: Split(part.data.numpy()[:, None], part.targets.numpy()), train, test)
+    return _pair(lambda part: _in_memory(part.data.numpy()[:, None], part.targets.numpy()), train, test)
 
 
 def _cifar_files(kind: str) -> tuple[File, ...]:
@@ -198,7 +247,7 @@ def _cifar_files(kind: str) -> tuple[File, ...]:
     return (File(published.filename, published.tgz_md5, (published.url,)),)
 
 
-def _cifar(kind: str, folder: Path) -> tuple[Split, Split]:
+def _cifar(kind: str, folder: Path) -> tuple[Part, Part]:
     """CIFAR-10 or CIFAR-100; torchvision checks the pickles in the checked archive once more, then loads them."""
     from torchvision import datasets
     from torchvision.datasets.utils import extract_archive
@@ -208,10 +257,7 @@ def _cifar(kind: str, folder: Path) -> tuple[Split, Split]:
         extract_archive(folder / published.filename, root)
         train, test = (published(root, train=part) for part in (True, False))
 
-    def split(part: Any) -> Split:
-        return Split(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.array(part.targets, np.int64))
-
-    return _pair(split, train, test)
+    return _pair(lambda part: _in_memory(part.data.transpose(0, 3, 1, 2), part.targets), train, test)
 
 
 def superclasses() -> np.ndarray:
@@ -220,15 +266,15 @@ def superclasses() -> np.ndarray:
     return np.array([of[name] for name in sorted(of)], np.int64)
 
 
-def _cifar20(folder: Path) -> tuple[Split, Split]:
+def _cifar20(folder: Path) -> tuple[Part, Part]:
     """CIFAR-100 with its superclasses as labels and its classes as subclasses."""
     train, test = _cifar("CIFAR100", folder)
 
-    def split(part: Split) -> Split:
+    def coarse(part: Part) -> Part:
         known = np.clip(part.labels, 0, 99)  # a class out of range is found when the subclasses are checked
-        return Split(part.images, superclasses()[known], part.labels)
+        return replace(part, labels=superclasses()[known], sublabels=part.labels)
 
-    return _pair(split, train, test)
+    return _pair(coarse, train, test)
 
 
 def _svhn_files() -> tuple[File, ...]:
@@ -237,53 +283,73 @@ def _svhn_files() -> tuple[File, ...]:
     return tuple(File(name, md5, (url,)) for url, name, md5 in (SVHN.split_list[s] for s in ("train", "test")))
 
 
-def _svhn(folder: Path) -> tuple[Split, Split]:
+def _svhn(folder: Path) -> tuple[Part, Part]:
     """SVHN's cropped digits without its `extra` part; torchvision turns their label 10 into 0."""
     from torchvision.datasets import SVHN
 
     train, test = (SVHN(folder, split) for split in ("train", "test"))
-    return _pair(lambda part: Split(np.ascontiguousarray(part.data), part.labels), train, test)
+    return _pair(lambda part: _in_memory(part.data, part.labels), train, test)
 
 
-def _tiny_imagenet(folder: Path) -> tuple[Split, Split]:
+def _tiny_imagenet(folder: Path) -> tuple[Part, Part]:
     """Tiny-ImageNet; its validation part is the test part, since its test part has no labels."""
-    root = TINY_IMAGENET.name.removesuffix(".zip")
-    with ZipFile(folder / TINY_IMAGENET.name) as archive:
-        labels = {wnid: k for k, wnid in enumerate(sorted(archive.read(f"{root}/wnids.txt").decode().split()))}
-        train = sorted(n for n in archive.namelist() if n.startswith(f"{root}/train/") and n.endswith(".JPEG"))
+    path, root = folder / TINY_IMAGENET.name, TINY_IMAGENET.name.removesuffix(".zip")
+    with ZipFile(path) as archive:
+        number = {wnid: k for k, wnid in enumerate(sorted(archive.read(f"{root}/wnids.txt").decode().split()))}
+        names = sorted(n for n in archive.namelist() if n.startswith(f"{root}/train/") and n.endswith(".JPEG"))
         lines = archive.read(f"{root}/val/val_annotations.txt").decode().splitlines()
-        test = {f"{root}/val/images/{line.split()[0]}": line.split()[1] for line in lines}
-        splits = []
-        for names, wnids in ((train, [n.split("/")[2] for n in train]), (list(test), list(test.values()))):
-            images = np.empty((len(names), 3, 64, 64), np.uint8)
-            decode(names, images, read=archive.read)
-            splits.append(Split(images, np.array([labels.get(wnid, -1) for wnid in wnids], np.int64)))
-    return splits[0], splits[1]
+    train = {name: name.split("/")[2] for name in names}
+    test = {f"{root}/val/images/{line.split()[0]}": line.split()[1] for line in lines}
+
+    def part(wnids: dict[str, str]) -> Part:
+        names = list(wnids)
+
+        def batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+            with ZipFile(path) as archive:
+                yield from images.decoded([names[i] for i in rows], (3, 64, 64), read=archive.read)
+
+        labels = np.array([number.get(wnid, -1) for wnid in wnids.values()], np.int64)
+        return Part(labels, (len(wnids), 3, 64, 64), batches)
+
+    return _pair(part, train, test)
 
 
-def _images(folder: Path, size: int, jobs: int, allocate: Allocate, **wanted: Any) -> tuple[Split, Split]:
-    """A folder of images per class in each of its parts; `wanted` as `read_folders` takes it."""
-    return _pair(lambda part: Split(*part), *read_folders(folder, size, jobs, allocate, **wanted))
+def _folders(folder: Path, size: int, jobs: int, *, margin: float = 1.0, **wanted: Any) -> tuple[Part, Part]:
+    """A folder of images per class in each of its parts; `wanted` as `images.folders` takes it.
+
+    The shorter side is scaled to `size` times `margin`, and `size` x `size` pixels are cut out.
+    """
+    channels, parts = images.folders(folder, **wanted)
+    shape = (channels, size, size)
+
+    def part(listed: tuple[list[str], np.ndarray]) -> Part:
+        paths, labels = listed
+
+        def batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+            return images.decoded([paths[i] for i in rows], shape, shorter=round(size * margin), jobs=jobs)
+
+        return Part(labels, (len(paths), *shape), batches)
+
+    return _pair(part, *parts)
 
 
 SOURCES = {
     source.name: source
     for source in (
-        Source("mnist", 10, partial(_idx, "MNIST"), partial(_idx_files, "MNIST", MNIST_UNPACKED), (1, 28, 28)),
-        Source(
-            "fashion-mnist", 10, partial(_idx, "FashionMNIST"), partial(_idx_files, "FashionMNIST", {}), (1, 28, 28)
-        ),
-        Source("svhn", 10, _svhn, _svhn_files, (3, 32, 32)),
-        Source("cifar10", 10, partial(_cifar, "CIFAR10"), partial(_cifar_files, "CIFAR10"), (3, 32, 32)),
-        Source("cifar100", 100, partial(_cifar, "CIFAR100"), partial(_cifar_files, "CIFAR100"), (3, 32, 32)),
-        Source("cifar20", 20, _cifar20, partial(_cifar_files, "CIFAR100"), (3, 32, 32), subclasses=100),
-        Source("tiny-imagenet", 200, _tiny_imagenet, lambda: (TINY_IMAGENET,), (3, 64, 64)),
+        Source("digits", _digits, lambda: (), (1, 8, 8)),
+        Source("digits-parity", _digits_parity, lambda: (), (1, 8, 8)),
+        Source("mnist", partial(_idx, "MNIST"), partial(_idx_files, "MNIST", MNIST_UNPACKED), (1, 28, 28)),
+        Source("fashion-mnist", partial(_idx, "FashionMNIST"), partial(_idx_files, "FashionMNIST", {}), (1, 28, 28)),
+        Source("svhn", _svhn, _svhn_files, (3, 32, 32)),
+        Source("cifar10", partial(_cifar, "CIFAR10"), partial(_cifar_files, "CIFAR10"), (3, 32, 32)),
+        Source("cifar100", partial(_cifar, "CIFAR100"), partial(_cifar_files, "CIFAR100"), (3, 32, 32)),
+        Source("cifar20", _cifar20, partial(_cifar_files, "CIFAR100"), (3, 32, 32)),
+        Source("tiny-imagenet", _tiny_imagenet, lambda: (TINY_IMAGENET,), (3, 64, 64)),
         Source(
             "imagenet",
-            1000,
-            partial(_images, tests=("val",), margin=MARGIN, channels=3, counts=IMAGENET_IMAGES, classes=1000),
+            partial(_folders, tests=("val",), margin=MARGIN, channels=3, classes=1000, counts=IMAGENET_IMAGES),
             variable=IMAGENET,
         ),
-        Source("imagefolder", None, partial(_images, tests=("test", "val"))),
+        Source("imagefolder", partial(_folders, tests=("test", "val"))),
     )
 }

@@ -12,6 +12,7 @@ retrain's) meet their common samples in the same sequence.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, count
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.config import Recipe
+from bench.config import Augmentation, Recipe
 from bench.models import seeded
 from bench.seeds import Key, derive, torch_generator
 
+PADDING = 4  # pixels around an image of which a crop may take some
 PREDICTION_BATCH = 500  # fixed: logits may differ in their last bit between batch sizes
 
 
@@ -52,12 +54,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def input(self, rows: Tensor) -> Tensor:
+    def input(self, rows: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The network's input for these samples: (pixel / 255 - mean) / std for uint8 images.
 
-        Images are laid out channels last, which convolutions read faster.
+        Images are laid out channels last, which convolutions read faster. Those that do not fit on the device
+        may stay on the CPU, in memory or mapped from a file: then each batch is moved.
+
+        Args:
+            rows: int64 [b], on the labels' device.
+            change: applied to the images as they are stored: an augmentation.
         """
-        x = self.images[rows]
+        x = self.images[rows.to(self.images.device)].to(self.labels.device)
+        if change is not None:
+            x = change(x)
         if x.dtype == torch.uint8:
             x = x.to(torch.get_default_dtype()).div_(255)
             if self.mean is not None and self.std is not None:
@@ -65,12 +74,55 @@ class Samples:
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-Order = Callable[[int], Tensor]  # epoch -> positions in the training set, int64 [n]
+@dataclass(frozen=True)
+class Order:
+    """How each epoch goes through a training set of n samples: in which order, and cropped and flipped how.
+
+    All is drawn from the key over the whole set, so that views of the same order meet their common samples in one
+    sequence and see them alike.
+    """
+
+    n: int
+    key: Key
+    fixed: Tensor | None = None  # int64 [n]: the same order for every epoch
+
+    def __call__(self, epoch: int) -> Tensor:
+        """Positions in the training set, int64 [n]."""
+        if self.fixed is not None:
+            return self.fixed
+        return torch.randperm(self.n, generator=torch_generator(*self.key, "order", epoch))
+
+    def places(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Where each sample is cropped, int64 [n, 2] from 0 to 2 * PADDING, and whether it is flipped, bool [n]."""
+        draw = torch_generator(*self.key, "augmentation", epoch)
+        corners = torch.randint(0, 2 * PADDING + 1, (self.n, 2), generator=draw)
+        return corners, torch.rand(self.n, generator=draw) < 0.5
 
 
 def shuffled(n: int, key: Key) -> Order:
     """A fresh permutation of n samples for each epoch, drawn from the key."""
-    return lambda epoch: torch.randperm(n, generator=torch_generator(*key, "order", epoch))
+    return Order(n, key)
+
+
+def crop_and_flip(images: Tensor, corners: Tensor | None, flipped: Tensor) -> Tensor:
+    """Crop each image out of PADDING zeros (black) around it, then mirror some left to right.
+
+    The usual augmentation of CIFAR images: He et al. (arXiv:1512.03385), section 4.2.
+
+    Args:
+        images: [b, channels, height, width].
+        corners: upper left corners in the padded images, int64 [b, 2]; None crops nothing.
+        flipped: bool [b].
+    """
+    height, width = images.shape[-2:]
+    rows, columns = (torch.arange(k, device=images.device) for k in (height, width))
+    columns = torch.where(flipped[:, None], columns.flip(0), columns)  # [b, width]
+    if corners is None:
+        return images.gather(3, columns[:, None, None].expand(images.shape))
+    rows, columns = corners[:, :1] + rows, corners[:, 1:] + columns
+    padded = F.pad(images, (PADDING,) * 4)
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 Step = TypeVar("Step")  # what the loss reads in one step: a batch, or several
@@ -97,6 +149,7 @@ class View:
     order: Order
     key: Key = ()
     relabel: Callable[[int], Tensor] | None = None  # epoch -> labels of all samples, int64 [n]
+    augmentation: Augmentation = "none"  # of an epoch's batches; in row order images come as they are
     on_read: Callable[[Tensor], None] = field(default=lambda rows: None, repr=False)
 
     def __len__(self) -> int:
@@ -132,6 +185,7 @@ class View:
             skip: how many batches to leave out, unread, at the start.
         """
         rows, labels = self.rows, self.samples.labels
+        change = self._augmented(epoch)
         if epoch is not None:
             order = self.order(epoch).to(rows.device)
             member = torch.zeros(len(self.samples), dtype=torch.bool, device=rows.device)
@@ -141,7 +195,17 @@ class View:
                 labels = self.relabel(epoch).to(rows.device)
         for part in rows.split(batch_size)[skip:]:
             self.on_read(part)
-            yield Batch(self.samples.input(part), labels[part], part, epoch or 0)
+            images = self.samples.input(part, change and partial(change, part))
+            yield Batch(images, labels[part], part, epoch or 0)
+
+    def _augmented(self, epoch: int | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """rows, their images -> the images as this epoch sees them; None where it sees them as they are."""
+        if epoch is None or self.augmentation == "none":
+            return None
+        corners, flipped = (t.to(self.rows.device) for t in self.order.places(epoch))
+        if self.augmentation == "flip":
+            return lambda rows, images: crop_and_flip(images, None, flipped[rows])
+        return lambda rows, images: crop_and_flip(images, corners[rows], flipped[rows])
 
 
 @dataclass(frozen=True)
@@ -189,6 +253,12 @@ Loss = Callable[[nn.Module, Step], Tensor]
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross-entropy of the batch."""
     return F.cross_entropy(model(batch.images), batch.labels)
+
+
+def classification(recipe: Recipe) -> Loss[Batch]:
+    """Mean cross-entropy of the batch with the recipe's label smoothing: the loss of training from scratch."""
+    smoothing = recipe.label_smoothing
+    return lambda model, batch: F.cross_entropy(model(batch.images), batch.labels, label_smoothing=smoothing)
 
 
 def train(
@@ -252,22 +322,35 @@ def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
                 nesterov=recipe.nesterov,
                 fused=all(p.is_floating_point() for p in parameters),
             )
-        case "adam":
-            return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        case "adam" | "adamw":
+            kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+            return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """What sets the learning rate after each of all steps; None where it stays."""
+    from torch.optim import lr_scheduler
+
+    an_epoch = steps // recipe.epochs
+    warm = min(recipe.warmup * an_epoch, steps - 1)
+    after: lr_scheduler.LRScheduler
     match recipe.schedule:
         case "one-cycle":
-            return torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False
-            )
+            return lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, cycle_momentum=False)
         case "cosine":
-            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+            after = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warm)
+        case "multistep":
+            after = lr_scheduler.MultiStepLR(optimizer, [m * an_epoch - warm for m in recipe.milestones], recipe.gamma)
         case "constant":
-            return None
+            if not warm:
+                return None
+            after = lr_scheduler.ConstantLR(optimizer, factor=1)
+    if not warm:
+        return after
+    rising = lr_scheduler.LinearLR(optimizer, 1 / (warm + 1), total_iters=warm)
+    return lr_scheduler.SequentialLR(optimizer, [rising, after], [warm])
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
 """Training the network of `digits-resnet` once, on one thread, as params.yaml says: seconds and accuracy."""
 
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from common import ROOT, report
 
-from bench import config, datasets
+from bench import config, datasets, prepare
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, predict, set_determinism, train
 
@@ -16,7 +18,9 @@ SEEDS = 15
 def main() -> None:
     set_determinism()
     benchmark = config.load(ROOT / "params.yaml").benchmark("digits-resnet")
-    digits = datasets.build(benchmark.dataset, benchmark.validation)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare.build("digits-resnet", benchmark, Path(folder))
+        digits = datasets.load(Path(folder))
     mean, std = torch.from_numpy(digits.mean), torch.from_numpy(digits.std)
     data, test = (
         Samples(torch.from_numpy(split.images), torch.from_numpy(split.labels), mean, std)

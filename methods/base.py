@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from bench.config import Kind
 from bench.problem import Problem
+from bench.requests import Kind
 
 CLASS_REQUESTS: frozenset[Kind] = frozenset({"class", "classes"})
 EVERY_REQUEST: frozenset[Kind] = frozenset(get_args(Kind))

@@ -8,7 +8,7 @@ head, as some reference code does under this name, is not retraining.
 from torch import nn
 
 from bench.problem import Problem
-from bench.training import cross_entropy, train
+from bench.training import classification, train
 from methods.base import EVERY_REQUEST, Card, Method
 
 
@@ -23,4 +23,5 @@ class Retrain(Method):
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
         if problem.recipe is None:
             raise ValueError("retraining needs the recipe of the original: pass recipe=Recipe(...)")
-        return train(problem.fresh_model(), problem.retain.ordered(problem.base_order), cross_entropy, problem.recipe)
+        retain, recipe = problem.retain.ordered(problem.base_order), problem.recipe
+        return train(problem.fresh_model(), retain, classification(recipe), recipe)

@@ -25,9 +25,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 import methods
-from bench.config import HIGH_IS_MEMORIZED
 from bench.errors import BadInput
 from bench.problem import Problem
+from bench.requests import HIGH_IS_MEMORIZED
 from methods.base import EVERY_REQUEST, Card, Method, Paper, Statement
 
 NOTHING = "original"

@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from bench.__main__ import main
-from bench.config import Benchmark, Recipe, kinds, load, row_kinds, rows
+from bench.config import Benchmark, Recipe, load
 from bench.errors import BadInput
+from bench.requests import kinds, row_kinds, rows
 
 GOOD = """
 run: [digits-resnet]
@@ -31,7 +32,38 @@ RANDOM = "random: {kind: random, fraction: 0.1}"
 MISTAKES = {
     "method": ("  salun: {", "  salum: {", ["methods", "unknown method 'salum'", "did you mean 'salun'?"]),
     "dataset": ("dataset: digits", "dataset: digit", ["benchmarks.digits-resnet.dataset", "did you mean 'digits'?"]),
-    "architecture": ("resnet-small", "resnet", ["benchmarks.digits-resnet.architecture", "'resnet-small'"]),
+    "architecture": ("resnet-small", "resnet", ["benchmarks.digits-resnet.architecture", "timm/NAME"]),
+    "size of one that has its own": (
+        "dataset: digits",
+        "dataset: {name: digits, size: 8}",
+        ["benchmarks.digits-resnet.dataset.size: is wanted for a data set of image files, and for no other"],
+    ),
+    "no size": ("dataset: digits", "dataset: imagefolder", ["benchmarks.digits-resnet.dataset.size: is wanted"]),
+    "key of a data set": (
+        "dataset: digits",
+        "dataset: {name: digits, train_image: 9}",
+        ["benchmarks.digits-resnet.dataset.train_image: unknown key", "did you mean 'train_images'?"],
+    ),
+    "pretrained by nothing": (
+        "architecture: resnet-small",
+        "architecture: {name: timm/resnet18, pretrained: {on: imagenet}}",
+        ["benchmarks.digits-resnet.architecture.pretrained: give either `tag` or `file`"],
+    ),
+    "file without its checksum": (
+        "architecture: resnet-small",
+        "architecture: {name: timm/resnet18, pretrained: {on: imagenet, file: x.safetensors}}",
+        ["architecture.pretrained: a file needs its `sha256`"],
+    ),
+    "checksum": (
+        "architecture: resnet-small",
+        "architecture: {name: timm/resnet18, pretrained: {on: imagenet, tag: a1, sha256: abc}}",
+        ["architecture.pretrained.sha256: the first 8 to 64 hexadecimal digits"],
+    ),
+    "milestones": ("lr: 1e-1}", "lr: 1e-1, milestones: [2]}", ["training", "`schedule: multistep` go together"]),
+    "no milestones": ("lr: 1e-1}", "lr: 1e-1, schedule: multistep}", ["training: milestones and"]),
+    "two warm-ups": ("lr: 1e-1}", "lr: 1e-1, schedule: one-cycle, warmup: 1}", ["training: one-cycle has a warm-up"]),
+    "retrain left out": ("    seeds:", "    skip: {retrain: slow}\n    seeds:", ["skip: retrain cannot be left out"]),
+    "unknown method left out": ("    seeds:", "    skip: {salum: x}\n    seeds:", ["skip", "did you mean 'salun'?"]),
     "hyperparameter": ("salun: {lr: 0.1", "salun: {learning_rate: 0.1", ["methods.salun.learning_rate", "epochs"]),
     "near hyperparameter": ("salun: {lr: 0.1", "salun: {mask_shar: 0.1", ["did you mean 'mask_share'?"]),
     "its value": ("salun: {lr: 0.1", "salun: {lr: -1", ["methods.salun.lr", "greater than 0", "-1"]),

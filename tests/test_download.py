@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import download
+from bench import download, store
 from bench.download import File
 from bench.errors import BadInput
 from tests.loopback import Loopback, serving
@@ -231,6 +231,6 @@ def test_a_full_disk_is_told_as_one(server, tmp_path, monkeypatch):
 
 def test_the_folder_is_lethe_data_or_in_the_cache(monkeypatch):
     monkeypatch.setenv("LETHE_DATA", "~/sets")
-    assert download.data_folder() == Path.home() / "sets"
+    assert store.data_folder() == Path.home() / "sets"
     monkeypatch.delenv("LETHE_DATA")
-    assert download.data_folder() == Path.home() / ".cache/lethe"
+    assert store.data_folder() == Path.home() / ".cache/lethe"

@@ -6,9 +6,10 @@ import statistics
 import numpy as np
 import pytest
 
-from bench import datasets, forget
-from bench.config import Benchmark, target_names
+from bench import forget, prepare
+from bench.config import Benchmark
 from bench.errors import BadInput
+from bench.requests import target_names
 
 RECIPE = {"epochs": 1, "batch_size": 2, "lr": 0.1}
 LABELS = np.random.default_rng(0).integers(0, 10, 400)
@@ -16,7 +17,8 @@ LABELS = np.random.default_rng(0).integers(0, 10, 400)
 
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
-    return datasets.build("digits", validation=0.1).train.labels
+    some = benchmark(some={"kind": "random", "fraction": 0.1})
+    return prepare.splits("b", some)["train"].labels
 
 
 def benchmark(dataset="digits", **requests) -> Benchmark:
@@ -76,9 +78,9 @@ def test_classes_targets_are_growing_lists_named_by_their_classes():
 
 
 def test_subclass_targets_are_all_images_of_one_digit_of_the_parities():
-    train = datasets.build("digits-parity", validation=0.1).train
-    request = {"kind": "subclass", "targets": [3, 8]}
-    three, eight = forget.targets("b", benchmark("digits-parity", s=request), train.labels, train.sublabels)
+    section = benchmark("digits-parity", s={"kind": "subclass", "targets": [3, 8]})
+    train = prepare.splits("b", section)["train"]
+    three, eight = forget.targets("b", section, train.labels, train.sublabels)
     assert (three.name, three.kinds, three.subclasses, three.classes) == ("s-3", {"subclass"}, (3,), ())
     assert three.indices.tolist() == [i for i, digit in enumerate(train.sublabels) if digit == 3]
     assert eight.indices.tolist() == [i for i, digit in enumerate(train.sublabels) if digit == 8]

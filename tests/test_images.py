@@ -3,7 +3,6 @@
 import io
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +10,9 @@ from PIL import Image
 from torchvision import transforms
 
 from bench import images
-from bench.sources import SOURCES, Split
-from tests.pictures import decoded, encoded, refusal, same
-
-
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+from bench.datasets import Split
+from bench.sources import SOURCES, NoFolder
+from tests.pictures import decoded, encoded, pixels, refusal, same, write_folder
 
 
 @pytest.fixture
@@ -53,36 +47,24 @@ def test_imagenet_is_cut_as_usual_and_numbered_by_wnid(imagenet, tmp_path, monke
         same(part, Split(np.stack([usual_view(c, 28) for c in contents]), np.arange(1000)))
 
 
-def test_imagenet_is_decoded_into_files_of_the_callers(imagenet, tmp_path):
-    write_folder(tmp_path / "set", imagenet)
-
-    def on_disk(split: str, shape: tuple[int, int, int, int]) -> np.ndarray:
-        return np.lib.format.open_memmap(tmp_path / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
-
-    on = SOURCES["imagenet"].load(tmp_path / "set", size=8, jobs=3, allocate=on_disk)
-    for part, expected in zip(on, SOURCES["imagenet"].load(tmp_path / "set", size=8), strict=True):
-        assert isinstance(part.images, np.memmap)
-        same(part, expected)
-    np.testing.assert_array_equal(np.load(tmp_path / "test.npy"), on[1].images)
-
-
-def test_imagenet_that_is_incomplete_is_told_before_anything_is_decoded(imagenet, tmp_path):
-    def never(split: str, shape: tuple[int, int, int, int]) -> np.ndarray:
+def test_imagenet_that_is_incomplete_is_told_before_anything_is_decoded(imagenet, tmp_path, monkeypatch):
+    def never(*arguments, **options):
         raise AssertionError
 
+    monkeypatch.setattr(images, "decoded", never)
     write_folder(tmp_path, imagenet)
     lost = next(iter(imagenet))
     (tmp_path / "train/n00000003/another.JPEG").write_bytes(imagenet[lost])
-    message = refusal("imagenet", tmp_path, size=8, allocate=never)
+    message = refusal("imagenet", tmp_path, size=8)
     assert f"{tmp_path / 'train'}: 1,001 images; 1,000 are expected" in message
     (tmp_path / lost).unlink()
-    assert "valid file for the classes n00000000" in refusal("imagenet", tmp_path, size=8, allocate=never)
+    assert "valid file for the classes n00000000" in refusal("imagenet", tmp_path, size=8)
     (tmp_path / lost).parent.rmdir()
-    message = refusal("imagenet", tmp_path, size=8, allocate=never)
+    message = refusal("imagenet", tmp_path, size=8)
     assert f"{tmp_path / 'train'}: has no class n00000000, which {tmp_path / 'val'} has" in message
     (tmp_path / "val/n00000000/ILSVRC2012_val_00000000.JPEG").unlink()
     (tmp_path / "val/n00000000").rmdir()
-    message = refusal("imagenet", tmp_path, size=8, allocate=never)
+    message = refusal("imagenet", tmp_path, size=8)
     assert f"{tmp_path}: 999 classes; 1,000 are expected" in message
 
 
@@ -92,6 +74,17 @@ def test_imagenet_is_not_downloaded_and_says_what_to_do(monkeypatch):
     assert "its licence forbids a download" in message
     assert "LETHE_IMAGENET" in message
     assert "ILSVRC2012_img_val.tar (MD5 29b22e2961454d5413ddabcf34fc5622)" in message
+
+
+def test_a_folder_that_is_not_there_is_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_IMAGENET", str(tmp_path / "gone"))
+    for name, folder, words in (
+        ("imagenet", None, f"{tmp_path / 'gone'}: no such folder"),
+        ("imagefolder", tmp_path / "far", f"{tmp_path / 'far'}: no such folder"),
+        ("imagefolder", None, "imagefolder needs the folder of its images"),
+    ):
+        with pytest.raises(NoFolder, match=words):
+            SOURCES[name].load(folder, size=8)
 
 
 def test_a_folder_without_parts_is_named(tmp_path):
@@ -125,15 +118,15 @@ def test_images_of_another_size_are_scaled_and_cut_in_the_middle(tmp_path):
     train, _ = SOURCES["imagefolder"].load(tmp_path, size=8)
     view = transforms.Compose([transforms.Resize(8), transforms.CenterCrop(8)])
     expected = np.asarray(view(Image.open(tmp_path / "train/cat/0.png")))
-    np.testing.assert_array_equal(train.images[0].transpose(1, 2, 0), expected)
+    np.testing.assert_array_equal(pixels(train)[0].transpose(1, 2, 0), expected)
 
 
 def test_one_coloured_image_makes_three_channels(tmp_path):
     write_folder(tmp_path, some_images(1) | {"test/dog/2.png": encoded(np.full((3, 9, 9), 7, np.uint8), "PNG")})
     train, test = SOURCES["imagefolder"].load(tmp_path, size=9)
-    assert train.images.shape == (6, 3, 9, 9)
-    assert (train.images[:, 0] == train.images[:, 2]).all()
-    assert (test.images[5] == 7).all()
+    assert train.shape == (6, 3, 9, 9)
+    assert (pixels(train)[:, 0] == pixels(train)[:, 2]).all()
+    assert (pixels(test)[5] == 7).all()
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -163,16 +156,25 @@ def test_a_long_list_of_broken_files_is_cut_short(tmp_path):
 
 
 def test_threads_and_batches_leave_no_mark(tmp_path, monkeypatch):
-    files = some_images(3, shape=(20, 31))
-    write_folder(tmp_path, files)
+    write_folder(tmp_path, some_images(3, shape=(20, 31)))
     names = sorted(str(p) for p in tmp_path.rglob("*.png"))
     results = []
     for jobs, batch in ((1, 64), (4, 1), (2, 5)):
         monkeypatch.setattr(images, "BATCH", batch)
-        results.append(np.zeros((12, 3, 8, 8), np.uint8))
-        images.decode(names, results[-1], shorter=9, jobs=jobs)
+        batches = list(images.decoded(names, (3, 8, 8), shorter=9, jobs=jobs))
+        assert max(map(len, batches)) <= batch
+        results.append(np.concatenate(batches))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_rows_are_read_in_the_order_asked_and_no_others(tmp_path):
+    files = some_images(3)
+    write_folder(tmp_path, files | {"train/dog/2.png": b"never read"})
+    train, _ = SOURCES["imagefolder"].load(tmp_path, size=9)
+    some = train[np.array([4, 0, 2])][np.array([2, 0])]
+    expected = np.stack([decoded(files[f"train/{name}.png"]) for name in ("cat/2", "dog/1")])
+    same(some, Split(expected, np.array([0, 1])))
 
 
 def test_classes_that_only_one_part_has_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """What must hold of the repository itself."""
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def closure(start: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "stage", ["methods", "data", "train", "memorize", "unlearn", "attack", "leaderboard", "timings", "figures"]
+    "stage", ["methods", "data", "train", "memorize", "unlearn", "attack", "leaderboard", "timings", "figures", "page"]
 )
 def test_stage_depends_on_every_module_that_it_imports(stage):
     """Else a change of that module would leave a stale result that calls itself fresh."""
@@ -78,19 +79,26 @@ def test_stage_depends_on_every_module_that_it_imports(stage):
     assert not deps - needed - folders, "listed, but not imported"
 
 
-@pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures"])
+@pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures", "page"])
 def test_judging_imports_no_torch(stage):
     code = f"import sys, bench.__main__, bench.stages.{stage}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench and methods
-    "bench/config.py": "errors",
+    "bench/config.py": "errors requests",
+    "bench/requests.py": "",
     "bench/store.py": "errors",
     "bench/seeds.py": "",
-    "bench/datasets.py": "config errors store seeds",
-    "bench/forget.py": "config datasets errors store seeds",
-    "bench/models.py": "config errors seeds",
+    "bench/datasets.py": "errors store",
+    "bench/download.py": "errors store",
+    "bench/images.py": "errors",
+    "bench/sources.py": "download errors images requests store",
+    "bench/audit.py": "store",
+    "bench/prepare.py": "audit config errors sources store",
+    "bench/forget.py": "config datasets errors requests store seeds",
+    "bench/models.py": "config errors",
+    "bench/weights.py": "config errors layers models store",
     "bench/layers.py": "",
     "bench/training.py": "config models seeds",
     "bench/problem.py": "config models seeds training",
@@ -98,8 +106,8 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/concepts.py": "errors layers store training",
     "bench/jobs.py": "errors",
     "bench/metrics/*.py": "config errors store datasets forget metrics",
-    "bench/report/*.py": "config errors store metrics report",
-    "bench/figures/*.py": "config errors store metrics report figures",
+    "bench/report/*.py": "config errors requests store metrics report",
+    "bench/figures/*.py": "config errors requests store metrics report figures",
 }
 
 
@@ -112,7 +120,10 @@ def test_arrows_go_one_way(pattern):
 
 
 def test_methods_see_only_the_contract_the_problem_and_training():
-    allowed = {f"bench.{name}" for name in ("config", "errors", "problem", "training", "seeds", "layers", "concepts")}
+    allowed = {
+        f"bench.{name}"
+        for name in ("config", "errors", "problem", "requests", "training", "seeds", "layers", "concepts")
+    }
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem == "__init__":
             continue
@@ -132,14 +143,40 @@ def test_lock_files_name_no_registry():
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
 
 
+def test_committed_results_of_every_benchmark_are_in_step_with_the_code():
+    """DVC itself looks at the benchmarks in `run` alone (tests/test_pipeline.py); dvc.lock holds the others' too."""
+    yaml = YAML(typ="safe", pure=True)
+    lock, params = yaml.load(ROOT / "dvc.lock")["stages"], yaml.load(ROOT / "params.yaml")
+    reported = {path.parent.name for path in ROOT.glob("reports/*/leaderboard.csv")}
+    assert reported == {name.split("@")[1] for name in lock if name.startswith("leaderboard@")}
+    for name, stage in lock.items():
+        of_benchmark = name.partition("@")[2]
+        if of_benchmark and not any(of_benchmark in {b, f"{b}-{m}"} for b in reported for m in params["methods"]):
+            continue  # of a method or a benchmark that is gone
+        for dep in stage["deps"]:
+            path = ROOT / dep["path"]
+            if dep["path"].startswith(("bench/", "methods/")) and path.is_file():
+                assert hashlib.md5(path.read_bytes()).hexdigest() == dep["md5"], f"{name}: run `dvc repro` ({path})"
+        for key, value in stage.get("params", {}).get("params.yaml", {}).items():
+            found = params
+            for part in key.split("."):
+                found = found[part]
+            assert found == value, f"{name}: run `dvc repro` ({key})"
+        for out in stage["outs"]:
+            if out["path"].startswith("reports/") and (path := ROOT / out["path"]).is_file():
+                assert hashlib.md5(path.read_bytes()).hexdigest() == out["md5"], f"{name}: {path} is not what it made"
+
+
 def test_readme_shows_the_committed_leaderboard():
-    """Each table between the markers of the README is that of its heading in reports/leaderboard.md."""
+    """Each table between the markers of the README is that of its heading in a reports/*/leaderboard.md."""
     readme = (ROOT / "README.md").read_text()
     shown = tables(readme.split("<!-- leaderboard -->\n")[1].split("<!-- end -->")[0], r"\*\*(.+)\*\*")
-    committed = tables((ROOT / "reports/leaderboard.md").read_text(), r"## (.+)")
+    committed = {}
+    for benchmark in ("digits-resnet",):
+        committed |= tables((ROOT / f"reports/{benchmark}/leaderboard.md").read_text(), r"## (.+)")
     assert list(shown) == ["digits-resnet, request `class`", "digits-resnet, request `random`"]
     for heading, lines in shown.items():
-        assert lines == committed[heading], "copy the table of reports/leaderboard.md into the README"
+        assert lines == committed[heading], "copy the table of reports/BENCHMARK/leaderboard.md into the README"
 
 
 def tables(markdown: str, heading: str) -> dict[str, list[str]]:

@@ -1,10 +1,8 @@
 """Data sets, on generated files in exactly the publishers' formats, and on real ones where they are at hand."""
 
+import errno
 import gzip
-import hashlib
-import io
-import pickle
-import tarfile
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,63 +14,14 @@ import scipy.io
 from torchvision import datasets
 
 from bench import sources
-from bench.sources import SOURCES, Split
+from bench.datasets import Split
+from bench.requests import DATASETS
+from bench.sources import SOURCES
 from tests.loopback import serving
-from tests.pictures import decoded, encoded, random_split, refusal, same
+from tests.pictures import PUBLISHED, Cifar, decoded, encoded, md5, pixels, random_split, refusal, same, take
 
 SHARED = Path(__file__).resolve().parent.parent / "../shared/data"
-# CIFAR-100's superclass of each class, as many projects publish it
-PUBLISHED = [
-    *(4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1),
-    *(10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12),
-    *(12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0),
-    *(17, 8, 14, 13),
-]
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
 Make = Callable[..., None]
-
-
-class Cifar:
-    """Writes `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz` and tells torchvision its checksums."""
-
-    def __init__(self, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.published, self.folder, self.set = getattr(datasets, kind), folder, monkeypatch.setattr
-        self.hundred = kind == "CIFAR100"
-
-    def entry(self, part: Split) -> dict:
-        entry = {"data": part.images.reshape(len(part.images), -1), "filenames": [], "batch_label": "a batch"}
-        if self.hundred:
-            coarse = [PUBLISHED[k % 100] for k in part.labels]
-            return entry | {"fine_labels": part.labels.tolist(), "coarse_labels": coarse}
-        return entry | {"labels": part.labels.tolist()}
-
-    def write(self, train: Split, test: Split) -> Path:
-        pieces = np.array_split(np.arange(len(train.labels)), len(self.published.train_list))
-        batches = [train[piece] for piece in pieces] + [test]
-        listed = [name for name, _ in self.published.train_list + self.published.test_list]
-        files = {name: self.entry(batch) for name, batch in zip(listed, batches, strict=True)}
-        return self.pack(files | {self.published.meta["filename"]: {self.published.meta["key"]: ["a name"]}})
-
-    def pack(self, files: dict[str, object]) -> Path:
-        path = self.folder / self.published.filename
-        sums = {}
-        with tarfile.open(path, "w:gz") as archive:
-            for name, content in files.items():
-                stream = pickle.dumps(content, protocol=2)
-                sums[name] = hashlib.md5(stream).hexdigest()
-                member = tarfile.TarInfo(f"{self.published.base_folder}/{name}")
-                member.size = len(stream)
-                archive.addfile(member, io.BytesIO(stream))
-        self.set(self.published, "tgz_md5", md5(path))
-        for part in ("train_list", "test_list"):
-            self.set(self.published, part, [[n, sums[n]] for n, _ in getattr(self.published, part)])
-        self.set(self.published, "meta", self.published.meta | {"md5": sums[self.published.meta["filename"]]})
-        return path
 
 
 @pytest.fixture
@@ -87,7 +36,6 @@ def test_cifar_has_the_pixels_and_labels_of_the_pickles_in_order(cifar, tmp_path
     for found, expected in zip(SOURCES[name].load(tmp_path), (train, test), strict=True):
         same(found, expected)
         assert found.sublabels is None
-    assert SOURCES[name].classes == classes
 
 
 def test_cifar20_has_superclasses_as_labels_and_classes_as_subclasses(cifar, tmp_path):
@@ -96,7 +44,6 @@ def test_cifar20_has_superclasses_as_labels_and_classes_as_subclasses(cifar, tmp
     for found, expected in zip(SOURCES["cifar20"].load(tmp_path), (train, test), strict=True):
         same(found, Split(expected.images, np.array(PUBLISHED)[expected.labels]))
         np.testing.assert_array_equal(found.sublabels, expected.labels)
-    assert (SOURCES["cifar20"].classes, SOURCES["cifar20"].subclasses) == (20, 100)
 
 
 def test_superclasses_are_the_published_ones():
@@ -143,7 +90,7 @@ def test_labels_out_of_range_and_missing_classes_are_told(cifar, tmp_path, name)
         message = refusal(name, tmp_path)
         assert f"training part: {what} {wrong} is out of range; there are 0 to {classes - 1}" in message
         assert path.name in message
-    cifar(kind).write(train, test[test.labels != 4])
+    cifar(kind).write(train, take(test, test.labels != 4))
     where = "test part: no image has the " + ("label 4" if name == "cifar10" else "subclass 4")
     assert where in refusal(name, tmp_path)
 
@@ -152,6 +99,18 @@ def test_more_labels_than_images_are_told(cifar, tmp_path):
     train, test = random_split(20, 10, (3, 32, 32), 0), random_split(10, 10, (3, 32, 32), 1)
     cifar("CIFAR10").write(train, replace(test, labels=np.append(test.labels, 3)))
     assert "test part: 11 labels for 10 images" in refusal("cifar10", tmp_path)
+
+
+def test_a_disk_that_fills_up_while_a_set_is_unpacked_is_told(cifar, tmp_path, monkeypatch):
+    cifar("CIFAR10").write(random_split(20, 10, (3, 32, 32), 0), random_split(10, 10, (3, 32, 32), 1))
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torchvision.datasets.utils.extract_archive", full)
+    message = refusal("cifar10", tmp_path)
+    assert message.startswith("cifar10: cannot be unpacked and read: ")
+    assert "No space left" in message
 
 
 def test_a_set_is_downloaded_once_and_then_read_without_a_network(cifar, tmp_path, monkeypatch):
@@ -248,7 +207,7 @@ def test_svhn_with_a_wrong_label_or_without_a_digit_is_told(svhn, tmp_path):
     message = refusal("svhn", tmp_path)
     assert "train_32x32.mat" in message
     assert "training part: label 11 is out of range; there are 0 to 9" in message
-    svhn(train, test[test.labels != 0])
+    svhn(train, take(test, test.labels != 0))
     assert "test part: no image has the label 0" in refusal("svhn", tmp_path)
 
 
@@ -319,14 +278,13 @@ def test_tiny_imagenet_with_a_wrong_file_or_label_is_told(tmp_path, monkeypatch)
     assert "tiny-imagenet-200.zip: MD5" in refusal("tiny-imagenet", tmp_path)
 
 
-def test_size_and_folder_are_asked_for_where_they_are_needed(tmp_path):
-    assert "imagefolder: needs a size" in refusal("imagefolder", tmp_path)
-    assert "imagefolder: needs the folder" in refusal("imagefolder", None, size=9)
-    assert "cifar10: takes no size" in refusal("cifar10", tmp_path, size=9)
-    assert [name for name, source in SOURCES.items() if source.sized] == ["imagenet", "imagefolder"]
+def test_every_data_set_of_the_parameters_has_a_source():
+    assert {name: source.files is None for name, source in SOURCES.items()} == {
+        name: facts.folder for name, facts in DATASETS.items()
+    }
 
 
-@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if not source.sized])
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.files])
 def test_published_files_have_checksums_and_addresses(name):
     for file in SOURCES[name].files():
         assert len(bytes.fromhex(file.md5)) == 16
@@ -339,7 +297,8 @@ def test_published_files_have_checksums_and_addresses(name):
 )
 def test_real_files_load_and_have_the_known_statistics(name, mean, std, of_ones):
     train, test = SOURCES[name].load(SHARED)
-    assert (train.images.shape, test.images.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
+    assert (train.shape, test.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
     assert np.bincount(train.labels)[1] == of_ones
-    assert (train.images / 255).mean() == pytest.approx(mean, abs=5e-5)
-    assert (train.images / 255).std() == pytest.approx(std, abs=5e-5)
+    scaled = pixels(train) / 255
+    assert scaled.mean() == pytest.approx(mean, abs=5e-5)
+    assert scaled.std() == pytest.approx(std, abs=5e-5)

@@ -1,7 +1,9 @@
 import copy
+import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,19 @@ from torch.nn import functional as F
 from bench import models, seeds
 from bench.config import Recipe
 from bench.problem import Meter, Problem, UndeclaredAccess, problem
-from bench.training import Paired, Samples, View, cross_entropy, predict, shuffled, train
+from bench.training import (
+    Batch,
+    Order,
+    Paired,
+    Samples,
+    View,
+    classification,
+    crop_and_flip,
+    cross_entropy,
+    predict,
+    shuffled,
+    train,
+)
 from methods.steps import importances, relabelled
 from tests.conftest import blobs, build, make_problem
 
@@ -198,14 +212,14 @@ def test_building_a_network_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    a, b, c = (models.build("resnet-small", 1, 10, seed) for seed in (1, 1, 2))
+    a, b, c = (models.build("resnet-small", (1, 8, 8), 10, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(a.head.weight, b.head.weight)
     assert not torch.equal(a.head.weight, c.head.weight)
 
 
 def test_small_resnet_has_three_stages_and_about_80k_parameters():
-    model = models.build("resnet-small", 1, 10, 0)
+    model = models.build("resnet-small", (1, 8, 8), 10, 0)
     assert len(model.stages) == 3
     assert sum(p.numel() for p in model.parameters()) == 86_474
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -359,7 +373,7 @@ def test_dropout_draws_from_the_data_key():
 
 
 def test_one_batch_of_a_single_sample_is_allowed_by_the_small_resnet():
-    model = models.build("resnet-small", 1, 10, 0)
+    model = models.build("resnet-small", (1, 8, 8), 10, 0)
     view = View(Samples(torch.rand(3, 1, 8, 8), torch.arange(3)), torch.arange(3), shuffled(3, ()), ())
     after = train(model, view, cross_entropy, Recipe(epochs=1, batch_size=2, lr=0.01))
     assert isinstance(after, nn.Module)
@@ -387,3 +401,94 @@ def test_what_an_earlier_step_forgot_is_nowhere_in_the_next_steps_problem():
         feed = relabelled(task, "mixed", exclude)
         drawn = {int(y) for e in range(20) for b in feed.batches(40, e) for y in b.labels[labels[b.rows] == 2]}
         assert drawn == drawn_from
+
+
+def pictures(n: int, size: int = 8) -> Samples:
+    generator = torch.Generator().manual_seed(7)
+    return Samples(
+        torch.randint(1, 256, (n, 2, size, size + 1), dtype=torch.uint8, generator=generator), torch.arange(n)
+    )
+
+
+def test_crops_and_flips_are_those_of_one_image_after_the_other():
+    images = pictures(6).images
+    corners = torch.tensor([[0, 0], [4, 4], [8, 8], [0, 8], [3, 5], [7, 1]])
+    flipped = torch.tensor([False, False, False, True, True, True])
+    found = crop_and_flip(images, corners, flipped)
+    for image, (top, left), mirrored, mine in zip(images.numpy(), corners, flipped, found.numpy(), strict=True):
+        padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
+        expected = padded[:, top : top + 8, left : left + 9]
+        assert np.array_equal(mine, expected[:, :, ::-1] if mirrored else expected)
+    assert torch.equal(found[1], images[1])  # the corner in the middle
+    only = crop_and_flip(images, None, flipped)
+    assert torch.equal(only, torch.where(flipped[:, None, None, None], images.flip(3), images))
+
+
+def test_views_of_one_order_see_their_common_samples_alike():
+    """As the original and its retrain must; another epoch or another key crops differently."""
+    data = pictures(40)
+
+    def seen(rows: torch.Tensor, epoch: int | None, key=("base",), batch_size: int = 7) -> dict[int, torch.Tensor]:
+        view = View(data, rows, Order(40, key), augmentation="crop-flip")
+        batches = view.batches(batch_size, epoch)
+        return {int(r): x for batch in batches for r, x in zip(batch.rows, batch.images, strict=True)}
+
+    everything, part = seen(torch.arange(40), 3), seen(torch.arange(0, 40, 3), 3, batch_size=5)
+    assert all(torch.equal(everything[r], part[r]) for r in part)
+    assert not all(torch.equal(seen(torch.arange(40), 4)[r], everything[r]) for r in everything)
+    assert not all(torch.equal(seen(torch.arange(40), 3, ("other",))[r], everything[r]) for r in everything)
+    as_they_are = seen(torch.arange(40), None)
+    assert all(torch.equal(as_they_are[r], data.images[r].float() / 255) for r in as_they_are)
+
+
+def test_every_place_and_both_directions_are_drawn():
+    corners, flipped = Order(5_000, ("key",)).places(0)
+    counts = torch.bincount(corners[:, 0] * 9 + corners[:, 1], minlength=81)
+    assert counts.min() > 0  # 62 expected of each
+    assert ((counts - 5_000 / 81) ** 2 / (5_000 / 81)).sum() < 125  # chi-squared with 80 degrees: 1 in 1,000 above
+    assert 0.46 < flipped.float().mean() < 0.54
+
+
+def learning_rates(**changes) -> list[float]:
+    """The learning rate of each of eight steps in four epochs, as plain SGD on a linear loss shows it."""
+    recipe = Recipe(**({"epochs": 4, "batch_size": 5, "lr": 1.0, "momentum": 0, "weight_decay": 0} | changes))
+    model, data = (
+        torch.nn.Linear(1, 1, bias=False),
+        View(Samples(torch.ones(10, 1), torch.zeros(10).long()), ALL, ORDER),
+    )
+    weights = [model.weight.item()]
+    train(model, data, lambda m, b: m.weight.sum(), recipe, after_step=lambda m, k: weights.append(m.weight.item()))
+    return [a - b for a, b in itertools.pairwise(weights)]
+
+
+ALL, ORDER = torch.arange(10), Order(10, ("schedule",))
+
+
+def test_schedules_follow_their_formulas():
+    assert learning_rates() == pytest.approx([1] * 8, abs=1e-5)
+    half_cosine = [(1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
+    assert learning_rates(schedule="cosine") == pytest.approx(half_cosine, abs=1e-5)
+    steps = [1, 1, 0.2, 0.2, 0.2, 0.2, 0.04, 0.04]
+    assert learning_rates(schedule="multistep", milestones=[1, 3], gamma=0.2) == pytest.approx(steps, abs=1e-5)
+    assert learning_rates(warmup=1) == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1], abs=1e-5)
+    late = learning_rates(schedule="multistep", milestones=[3], warmup=1)
+    assert late == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 0.1, 0.1], abs=1e-5)
+    falling = [(1 + math.cos(math.pi * k / 6)) / 2 for k in range(6)]
+    assert learning_rates(schedule="cosine", warmup=1) == pytest.approx([1 / 3, 2 / 3, *falling], abs=1e-5)
+
+
+def test_label_smoothing_mixes_with_the_uniform_distribution():
+    recipe = Recipe(epochs=1, batch_size=4, lr=0.1, label_smoothing=0.2)
+    logits, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
+    target = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
+    loss = classification(recipe)(lambda x: x, Batch(logits, labels, torch.arange(4)))
+    assert loss.item() == pytest.approx(-(target * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-6)
+
+
+def test_images_on_disk_give_the_same_batches(tmp_path):
+    data = pictures(20)
+    mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=tuple(data.images.shape))
+    mapped[:] = data.images.numpy()
+    on_disk = Samples(torch.from_numpy(mapped), data.labels)
+    for a, b in zip(*(View(s, ALL, Order(20, ())).batches(3, 0) for s in (data, on_disk)), strict=True):
+        assert torch.equal(a.images, b.images)

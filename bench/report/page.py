@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from bench.config import Params
 from bench.report import text
-from bench.report.tables import COSTS, NOT_SERVED, PINNED, Judged, requests
+from bench.report.tables import COSTS, LEFT_OUT, NOT_SERVED, PINNED, Judged, requests
 
 LAST = 1e9  # where a cell without a gap goes when the table is sorted
 
@@ -56,17 +56,16 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
         if "round_targets" in values and "samples" in shown:
             last = cells[shown.index("samples")]
             last["value"] = f"{last['value']}{text.SHARED}"
-        rows.append(
-            {"method": method, "pinned": pinned, "status": status, "served": status != NOT_SERVED, "cells": cells}
-        )
+        absent = "does not serve this request" if status == NOT_SERVED else status if LEFT_OUT in status else ""
+        rows.append({"method": method, "pinned": pinned, "status": status, "absent": absent, "cells": cells})
     floors = here[here["method"] == "retrain"].set_index("metric")["floor"]
     return {
         "id": f"{name}-{request}",
         "benchmark": name,
         "request": request,
         "kind": next(" and ".join(sorted(kinds)) for row, kinds, _ in requests(benchmark) if row == request),
-        "dataset": benchmark.dataset,
-        "architecture": benchmark.architecture,
+        "dataset": benchmark.dataset.name,
+        "architecture": benchmark.architecture.name,
         "seeds": len(benchmark.seeds),
         "columns": [
             {"title": text.HEADLINE[m], "meaning": text.MEANING[m], "floor": text.number(m, floors.get(m, math.nan))}

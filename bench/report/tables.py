@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import config, store
+from bench import store
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.metrics.statistics import noise_floor, over_seeds
+from bench.requests import row_kinds, rows
 
 COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap", "floor", "status"]
 TIMING_COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "ratio"]
@@ -26,6 +27,7 @@ AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.125
 COSTS = ("samples", "samples_forward", "samples_backward", "round_targets")
 TOW = {"tow": ("UA", "RA", "TA"), "tow_mia": ("mia_salun", "RA", "TA")}
 NOT_SERVED = "not served"
+LEFT_OUT = "left out: "
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,12 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
             retrain = per_seed["retrain"]
             for method, table in per_seed.items():
                 cell = {"benchmark": name, "request": request, "method": method}
-                served = kinds <= set(judged.cards[name, method]["card"]["serves"])
-                status = status_of(here[here["method"] == method], served)
+                if why := benchmark.left_out(method):
+                    status = LEFT_OUT + why
+                elif not kinds <= set(judged.cards[name, method]["card"]["serves"]):
+                    status = NOT_SERVED
+                else:
+                    status = status_of(here[here["method"] == method])
                 if table.empty:
                     rows.append(cell | {"metric": "", "n": 0, "status": status})
                 rows += [cell | row | {"status": status} for row in metric_rows(table, retrain)]
@@ -87,9 +93,9 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
 def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]]:
     """What stands in the leaderboard's column `request`: its name, its kinds, the targets that it averages."""
     return [
-        (row, config.row_kinds(request, section)[row], targets)
+        (row, row_kinds(request, section)[row], targets)
         for request, section in benchmark.requests.items()
-        for row, targets in config.rows(request, section).items()
+        for row, targets in rows(request, section).items()
     ]
 
 
@@ -143,10 +149,8 @@ def _add_relative_cost(per_seed: dict[str, pd.DataFrame]) -> None:
             table["samples"] = (table["samples_forward"] + table["samples_backward"]) / whole.reindex(table.index)
 
 
-def status_of(runs: pd.DataFrame, served: bool) -> str:
-    """'ok', 'not served', or how many runs failed and why the first did."""
-    if not served:
-        return NOT_SERVED
+def status_of(runs: pd.DataFrame) -> str:
+    """'ok', or how many runs failed and why the first did."""
     failed = runs[runs["status"] != "ok"]
     if failed.empty:
         return "ok" if len(runs) else "failed: no run was judged"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.tables import COSTS, NOT_SERVED
+from bench.report.tables import COSTS
 
 HEADLINE = {  # metric -> column title, in the order of the tables
     "avg_gap": "Avg. gap",
@@ -74,7 +74,7 @@ def leaderboard(table: pd.DataFrame) -> str:
             status = next(iter(rows.values())).status
             name = method if status == "ok" else f"{method} ({_short(status)})"
             cells = [cell(rows[m], seeds) if m in rows else "-" for m in shown]
-            if "round_targets" in rows:
+            if "round_targets" in rows and "samples" in shown:
                 cells[shown.index("samples")] += SHARED
                 shared = True
             parts.append(_line([name, *cells]))
@@ -119,27 +119,23 @@ def timings(table: pd.DataFrame) -> str:
     return "\n".join(parts) + "\n"
 
 
-def memorization(summaries: dict[str, dict[str, Any]]) -> str:
+def memorization(summary: dict[str, Any]) -> str:
     """What the stage `memorize` found, as Markdown: agreement of the proxies, entanglement of the forget sets."""
-    parts = ["# Memorization", ""]
-    for benchmark, summary in summaries.items():
-        if not summary:
-            continue
-        parts += [f"## {benchmark}", "", _line(["Score", "Spearman's rho to memorization"]), _line(["---", "---:"])]
-        for name, rho in summary["spearman_to_memorization"].items():
-            parts.append(_line([name, "-" if rho is None else f"{rho:.3f}"]))
-        parts += ["", _line(["Target", "Mean memorization", "ES (global mean)", "ES (midpoint)"])]
-        parts.append(_line(["---", "---:", "---:", "---:"]))
-        for target, row in summary["targets"].items():
-            cells = [f"{row[key]:.3f}" for key in ("mean_memorization", "es_global", "es_midpoint")]
-            parts.append(_line([target, *cells]))
-        parts.append("")
-    if len(parts) == 2:
-        parts += ["No benchmark of `run` has a section `memorization`.", ""]
+    if not summary:
+        return ""
+    parts = ["", "## Memorization", "", _line(["Score", "Spearman's rho to memorization"]), _line(["---", "---:"])]
+    for name, rho in summary["spearman_to_memorization"].items():
+        parts.append(_line([name, "-" if rho is None else f"{rho:.3f}"]))
+    parts += ["", _line(["Target", "Mean memorization", "ES (global mean)", "ES (midpoint)"])]
+    parts.append(_line(["---", "---:", "---:", "---:"]))
+    for target, row in summary["targets"].items():
+        cells = [f"{row[key]:.3f}" for key in ("mean_memorization", "es_global", "es_midpoint")]
+        parts.append(_line([target, *cells]))
     parts += [
+        "",
         "Memorization is Feldman and Zhang's estimate from networks trained on random subsets; the proxies come from",
         "one training. ES is the entanglement score of a forget set and the rest in the embeddings of the first",
-        "original; its two variants take different middles (docs/metrics.md). Made by `memorize` and `leaderboard`.",
+        "original; its two variants take different middles (docs/metrics.md). Made by the stage `memorize`.",
     ]
     return "\n".join(parts) + "\n"
 
@@ -158,4 +154,4 @@ def _line(cells: list[str]) -> str:
 
 
 def _short(status: str) -> str:
-    return status if status == NOT_SERVED else status.split("; ")[0]
+    return status.split("; ")[0] if status.startswith("failed") else status

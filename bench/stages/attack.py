@@ -31,7 +31,7 @@ def run(params: Params, benchmark: str, method: str) -> str:
         (benchmark, method, target, seed)
         for target in forget.of_benchmark(benchmark, section)
         for seed in section.seeds
-        if target.kinds <= set(description["card"]["serves"])
+        if target.kinds <= set(description["card"]["serves"]) and not section.left_out(method)
     ]
     judged = fan_out(judge, jobs, f"attack {benchmark} {method}")
     runs = pd.DataFrame([row for rows, _ in judged for row in rows], columns=RUN_COLUMNS)

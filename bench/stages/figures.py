@@ -1,30 +1,24 @@
-"""`figures`: tables -> reports/figures/BENCHMARK-REQUEST-*.pdf and .png."""
+"""`figures@BENCHMARK`: its tables -> reports/BENCHMARK/figures/REQUEST-*.pdf and .png."""
 
-from pathlib import Path
-
+from bench import store
 from bench.config import Params
 from bench.figures import suite
 from bench.figures.style import save
 from bench.report import tables
 
-FIGURES = Path("reports/figures")
 
-
-def run(params: Params) -> str:
+def run(params: Params, benchmark: str) -> str:
+    params, folder = params.only(benchmark), store.report_folder(benchmark) / "figures"
     judged = tables.read(params)
-    table = tables.leaderboard(params, judged)
-    count = 0
-    for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False):
-        name, title = f"{benchmark}-{request}", f"{benchmark}, request {request}"
-        targets = next(t for row, _, t in tables.requests(params.benchmark(str(benchmark))) if row == request)
-        classes = judged.classes
-        classes = classes[(classes["benchmark"] == benchmark) & classes["target"].isin(targets)]
-        figures = {
-            "gap-to-retrain": suite.gap_to_retrain(here, title),
-            "forgetting-against-cost": suite.forgetting_against_cost(here, title),
-            "accuracy-per-class": suite.accuracy_per_class(classes, list(params.methods), title),
-        }
+    table, count = tables.leaderboard(params, judged), 0
+    for request, _, targets in tables.requests(params.benchmark(benchmark)):
+        here, title = table[table["request"] == request], f"{benchmark}, request {request}"
+        classes = judged.classes[judged.classes["target"].isin(targets)]
+        figures = {"accuracy-per-class": suite.accuracy_per_class(classes, list(params.methods), title)}
+        if here["gap"].notna().any():
+            figures["gap-to-retrain"] = suite.gap_to_retrain(here, title)
+            figures["forgetting-against-cost"] = suite.forgetting_against_cost(here, title)
         for what, figure in figures.items():
-            save(figure, FIGURES / f"{name}-{what}")
+            save(figure, folder / f"{request}-{what}")
         count += len(figures)
-    return f"{count} figures in {FIGURES}"
+    return f"{count} figures in {folder}"

@@ -78,7 +78,8 @@ def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
     n, classes = len(data), int(data.labels.max()) + 1
     if k is None:
         seed = benchmark.seeds[0]
-        view = setting.everything(data, setting.base_order(name, seed, n), setting.base_key(name, seed))
+        order, augmentation = setting.base_order(name, seed, n), benchmark.training.augmentation
+        view = setting.everything(data, order, setting.base_key(name, seed), augmentation)
         held_out = setting.everything(splits["validation"], key=(name, "memorization", "held out"))
         found = proxies(setting.fresh(name, benchmark, seed, data), view, held_out, benchmark.training, classes)
         scores = {key: getattr(found, key) for key in ("confidence", "holdout", "curvature", "distance")}
@@ -86,7 +87,8 @@ def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
     key = (name, "memorization", k)
     member = subset(name, section, k, n)
     start = setting.builder(benchmark, data)(derive(*key, "initialisation")).to(data.labels.device)
-    view = setting.everything(data, shuffled(n, key), key)
+    recipe = section.training or benchmark.training
+    view = setting.everything(data, shuffled(n, key), key, recipe.augmentation)
     rows = torch.from_numpy(np.flatnonzero(member)).to(data.labels.device)
-    correct, confidence = subset_outputs(start, view, rows, section.training or benchmark.training)
+    correct, confidence = subset_outputs(start, view, rows, recipe)
     return correct.cpu().numpy(), confidence.cpu().numpy()

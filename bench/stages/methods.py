@@ -1,7 +1,7 @@
-"""`methods`: the files that each method of params.yaml consists of, by their hashes.
+"""`methods`: of each method on each benchmark of `run`, the files that it consists of and its hyperparameters.
 
-An `unlearn` stage depends on its own method's hashes, and so runs again when that method's file changed,
-or that of a method which it calls (RUM), and not when another's did.
+An `unlearn` stage depends on its own method's file here, and so runs again when the method's code changed, or that
+of a method which it calls (RUM), or a hyperparameter that it has on this benchmark, and not when another's did.
 """
 
 import methods
@@ -10,12 +10,14 @@ from bench.config import METHODS, Params
 
 
 def run(params: Params) -> str:
-    for name, block in params.methods.items():
-        file = params.file(name)
-        files = {file}
-        for benchmark in (None, *block.get("benchmarks", {})):
-            hyperparameters = params.hyperparameters(name, benchmark or "")
-            files |= methods.create(file, hyperparameters, f"methods.{name}").uses()
-        hashes = {f"methods/{f}.py": store.sha256(METHODS / f"{f}.py") for f in sorted(files)}
-        store.write_json(store.method_hash_file(name), hashes)
-    return f"{len(params.methods)} methods"
+    for benchmark in params.run:
+        for name in params.methods:
+            file = params.file(name)
+            method = methods.create(file, params.hyperparameters(name, benchmark), f"methods.{name}")
+            hashes = {f"methods/{f}.py": store.sha256(METHODS / f"{f}.py") for f in sorted({file, *method.uses()})}
+            store.write_json(
+                store.method_file(benchmark, name),
+                {"files": hashes, "hyperparameters": method.model_dump(mode="json")},
+            )
+        store.write_json(store.method_file(benchmark, ".order"), list(params.methods))
+    return f"{len(params.methods)} methods on {len(params.run)} benchmarks"

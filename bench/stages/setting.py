@@ -8,21 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import datasets, models, store
-from bench.config import Benchmark
+from bench import datasets, models, store, weights
+from bench.config import Augmentation, Benchmark
 from bench.errors import BadInput
 from bench.seeds import Key, derive
 from bench.training import Order, Samples, View, device, predict, shuffled
 
+RESIDENT = 0.4  # largest part of a GPU's memory that the images may take
+
 
 @cache
 def samples(folder: Path) -> dict[str, Samples]:
-    """The splits of a prepared data set on the device, read once a process."""
+    """The splits of a prepared data set, read once a process: on the device where they fit, else mapped from disk."""
     dataset, to = datasets.load(folder), device()
     mean, std = torch.from_numpy(dataset.mean).to(to), torch.from_numpy(dataset.std).to(to)
+    size = sum(getattr(dataset, split).images.nbytes for split in store.SPLITS)
+    stays = to.type == "cuda" and size > RESIDENT * torch.cuda.get_device_properties(to).total_memory
     return {
         split: Samples(
-            torch.from_numpy(getattr(dataset, split).images).to(to),
+            torch.from_numpy(getattr(dataset, split).images).to("cpu" if stays else to),
             torch.from_numpy(getattr(dataset, split).labels).to(to),
             mean,
             std,
@@ -40,8 +44,15 @@ def scores(benchmark: str) -> dict[str, Tensor]:
 
 def builder(benchmark: Benchmark, train: Samples) -> Callable[[int], nn.Module]:
     """seed -> a fresh network of the benchmark's architecture, on the CPU."""
-    channels, classes = train.images.shape[1], int(train.labels.max()) + 1
-    return lambda seed: models.build(benchmark.architecture, channels, classes, seed)
+    network, classes = benchmark.architecture, int(train.labels.max()) + 1
+    channels, height, width = train.images.shape[1:]
+    shape = channels, height, width
+
+    def build(seed: int) -> nn.Module:
+        model = models.build(network.name, shape, classes, seed)
+        return model if network.pretrained is None else weights.load(model, network, shape, classes)
+
+    return build
 
 
 def base_key(name: str, seed: int) -> Key:
@@ -53,9 +64,11 @@ def base_order(name: str, seed: int, n: int) -> Order:
     return shuffled(n, base_key(name, seed))
 
 
-def everything(samples: Samples, order: Order | None = None, key: Key = ()) -> View:
+def everything(
+    samples: Samples, order: Order | None = None, key: Key = (), augmentation: Augmentation = "none"
+) -> View:
     rows = torch.arange(len(samples), device=samples.labels.device)
-    return View(samples, rows, order or shuffled(len(samples), key), key)
+    return View(samples, rows, order or shuffled(len(samples), key), key, augmentation=augmentation)
 
 
 def fresh(name: str, benchmark: Benchmark, seed: int, train: Samples) -> nn.Module:
@@ -75,7 +88,7 @@ def load_original(name: str, benchmark: Benchmark, seed: int, train: Samples) ->
     try:
         model.load_state_dict({k: torch.from_numpy(v) for k, v in store.read_tensors(path).items()})
     except RuntimeError as error:
-        raise BadInput(f"{path}: does not fit the architecture '{benchmark.architecture}': {error}") from None
+        raise BadInput(f"{path}: does not fit the architecture '{benchmark.architecture.name}': {error}") from None
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from bench.config import Params
 from bench.errors import BadInput
 from bench.jobs import fan_out
 from bench.stages import setting
-from bench.training import cross_entropy, predict, set_determinism, train
+from bench.training import classification, predict, set_determinism, train
 
 
 def run(params: Params, benchmark: str) -> str:
@@ -28,15 +28,15 @@ def train_original(params: Params, name: str, seed: int) -> float:
     """
     set_determinism()
     benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
-    key, data = setting.base_key(name, seed), splits["train"]
-    view = setting.everything(data, setting.base_order(name, seed, len(data)), key)
-    model = train(setting.fresh(name, benchmark, seed, data), view, cross_entropy, benchmark.training)
+    key, data, recipe = setting.base_key(name, seed), splits["train"], benchmark.training
+    view = setting.everything(data, setting.base_order(name, seed, len(data)), key, recipe.augmentation)
+    model = train(setting.fresh(name, benchmark, seed, data), view, classification(recipe), recipe)
     test = setting.everything(splits["test"])
     logits = predict(model, test)
     if not all(torch.isfinite(t).all() for t in (logits, *model.state_dict().values())):
         raise BadInput(
             f"params.yaml: benchmarks.{name}.training: the original of seed {seed} diverged (weights or "
-            f"outputs are not finite); try a smaller lr than {benchmark.training.lr}"
+            f"outputs are not finite); try a smaller lr than {recipe.lr}"
         )
     store.write_tensors(store.model_file(name, seed), setting.to_numpy(model.state_dict()))
     return float((logits.argmax(1) == test.labels).float().mean())

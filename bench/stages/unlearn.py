@@ -62,7 +62,8 @@ Job = tuple[Params, str, str, list[list[Target]], int]  # params, benchmark, met
 def jobs(params: Params, benchmark: str, method: str) -> list[Job]:
     """A job a chain of targets and seed; for methods whose targets share work, one a seed."""
     card, section = methods.find(params.file(method)).card, params.benchmark(benchmark)
-    served = [t for t in forget.of_benchmark(benchmark, section) if t.kinds <= card.serves]
+    found = [] if section.left_out(method) else forget.of_benchmark(benchmark, section)
+    served = [t for t in found if t.kinds <= card.serves]
     chains = forget.chains(served)
     groups = [chains] if card.shares and chains else [[chain] for chain in chains]
     return [(params, benchmark, method, group, seed) for group in groups for seed in section.seeds]

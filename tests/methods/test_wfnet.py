@@ -329,7 +329,9 @@ LEARNED = {
 @pytest.mark.parametrize("architecture", LEARNED)
 def test_every_row_forgets_its_class_and_keeps_the_others(architecture):
     problem = make_problem()
-    original = train(models.build(architecture, 1, CLASSES, 0), problem.train, cross_entropy, LEARNED[architecture])
+    original = train(
+        models.build(architecture, (1, 8, 8), CLASSES, 0), problem.train, cross_entropy, LEARNED[architecture]
+    )
     labels = problem.train.labels
     assert (predict(original, problem.train).argmax(1) == labels).float().mean() > 0.95
     method = WFNet(sparsity_weight=0.1, lr=0.03, batch_size=16)

@@ -20,7 +20,7 @@ from bench.errors import BadInput
 from bench.figures import suite
 from bench.figures.style import save
 from bench.report import page, tables, text
-from bench.stages import attack
+from bench.stages import attack, figures
 
 SEEDS = [0, 1, 2]
 METRICS = {"UA": 0.9, "RA": 0.99, "TA": 0.95, "mia_salun": 0.8, "ACC_r": 0.95, "ACC_f": 0.1}
@@ -370,3 +370,44 @@ def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(f
         requested = re.findall(r'"url":"(https?://[^"]+)"', log.read_text()) if log.exists() else []
     assert "<title>ORDER original,retrain,kodge,salun</title>" in dom
     assert [url for url in requested if "google" not in url] == []  # Chromium looks up its maker's hosts by itself
+
+
+def test_what_is_left_out_says_why_and_is_no_failure(folder):
+    write_tables("slow", card())
+    settings = params(slow={})
+    benchmark = settings.benchmarks["bench-a"].model_copy(update={"skip": {"slow": "hours of <it>"}})
+    settings = settings.model_copy(update={"benchmarks": {"bench-a": benchmark}})
+    for name in ("runs.csv", "classes.csv"):
+        path = store.table_folder("bench-a", "slow") / name
+        pd.read_csv(path).iloc[:0].to_csv(path, index=False)
+    judged = tables.read(settings)
+    table = tables.leaderboard(settings, judged)
+    rows = table[table["method"] == "slow"]
+    assert list(rows["status"].unique()) == ["left out: hours of <it>"]
+    assert "| slow (left out: hours of <it>) | - |" in text.leaderboard(table)
+    assert "left out: hours of &lt;it&gt;" in page.render(settings, table, judged)
+
+
+def test_without_an_oracle_values_stand_without_gaps(folder):
+    """Weights that were trained on the benchmark's own data leave nothing to retrain from."""
+    write_tables("salun", card())
+    settings = params(salun={})
+    network = {"name": "torchvision/vgg11_bn", "pretrained": {"on": "digits", "tag": "IMAGENET1K_V1"}}
+    raw = settings.model_dump(mode="json")
+    raw["benchmarks"]["bench-a"]["architecture"] = network
+    settings = Params.model_validate(raw)
+    for name in ("runs.csv", "classes.csv"):
+        path = store.table_folder("bench-a", "retrain") / name
+        pd.read_csv(path).iloc[:0].to_csv(path, index=False)
+    judged = tables.read(settings)
+    table = tables.leaderboard(settings, judged)
+    assert find(table, request="class", method="salun", metric="ACC_r")["mean"] > 0
+    assert table["gap"].isna().all()
+    assert list(table[table["method"] == "retrain"]["status"].unique()) == [
+        "left out: the pretrained weights have seen the training set"
+    ]
+    assert "left out: the pretrained weights" in text.leaderboard(table)
+    assert "nothing can be said of the gaps" in page.render(settings, table, judged)
+    figures.run(settings, "bench-a")
+    drawn = {path.stem for path in (folder / "reports/bench-a/figures").iterdir()}
+    assert drawn == {"class-accuracy-per-class", "random-accuracy-per-class"}
