@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import methods
-from bench import models
+from bench import config, models
 from bench.config import NETWORKS
 from bench.errors import BadInput
 from bench.layers import head
 from bench.models import Shape, seeded
 from bench.problem import Problem
+from bench.sources import SOURCES
 from methods import kodge, salun
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,12 +29,18 @@ SMALL: list[tuple[str, Shape]] = [
     ("vit-small", (1, 8, 8)),
     ("resnet-tiny", (1, 28, 28)),
     ("resnet-tiny", (3, 32, 32)),
+    ("resnet18-cifar", (1, 28, 28)),
     ("resnet18-cifar", (3, 32, 32)),
     ("vgg11-bn-cifar", (3, 32, 32)),
     ("vgg16-bn-cifar", (3, 32, 32)),
     ("timm/vit_tiny_patch16_224", (3, 32, 32)),
+    ("timm/tiny_vit_11m_224", (3, 32, 32)),
+    ("timm/resnet18", (1, 28, 28)),
+    ("torchvision/resnet18", (3, 32, 32)),
+    ("torchvision/swin_t", (3, 64, 64)),
 ]
 LARGE: list[tuple[str, Shape]] = [  # one after another: they take gigabytes
+    ("torchvision/resnet18", (3, 224, 224)),
     ("torchvision/resnet50", (3, 224, 224)),
     ("torchvision/vgg11_bn", (3, 224, 224)),
     ("torchvision/vit_b_16", (3, 224, 224)),
@@ -83,6 +90,12 @@ def network(architecture: str, shape: Shape) -> nn.Module:
 
 def test_the_networks_of_params_are_those_that_are_built():
     assert set(models.ARCHITECTURES) == set(NETWORKS)
+    wanted = set()
+    for benchmark in config.load(ROOT / "params.yaml").benchmarks.values():
+        data, size = benchmark.dataset, benchmark.dataset.size
+        shape = SOURCES[data.name].shape if size is None else (3, size, size)
+        wanted.add((benchmark.architecture.name, shape))
+    assert wanted <= {*SMALL, *LARGE}
 
 
 @every_network

@@ -44,15 +44,19 @@ def scores(benchmark: str) -> dict[str, Tensor]:
 
 def builder(benchmark: Benchmark, train: Samples) -> Callable[[int], nn.Module]:
     """seed -> a fresh network of the benchmark's architecture, on the CPU."""
-    network, classes = benchmark.architecture, int(train.labels.max()) + 1
-    channels, height, width = train.images.shape[1:]
-    shape = channels, height, width
+    network, (shape, classes) = benchmark.architecture, shape_of(train)
 
     def build(seed: int) -> nn.Module:
         model = models.build(network.name, shape, classes, seed)
         return model if network.pretrained is None else weights.load(model, network, shape, classes)
 
     return build
+
+
+def shape_of(train: Samples) -> tuple[models.Shape, int]:
+    """Channels, height and width of the images, and the number of classes."""
+    channels, height, width = train.images.shape[1:]
+    return (channels, height, width), int(train.labels.max()) + 1
 
 
 def base_key(name: str, seed: int) -> Key:
@@ -84,7 +88,8 @@ def load_original(name: str, benchmark: Benchmark, seed: int, train: Samples) ->
         BadInput: its file is missing, damaged, or of another architecture.
     """
     path = store.model_file(name, seed)
-    model = fresh(name, benchmark, seed, train)
+    shape, classes = shape_of(train)
+    model = models.build(benchmark.architecture.name, shape, classes, seed).to(train.labels.device)
     try:
         model.load_state_dict({k: torch.from_numpy(v) for k, v in store.read_tensors(path).items()})
     except RuntimeError as error:
