@@ -82,6 +82,10 @@ class Recipe(Section):
             raise ValueError("milestones and `schedule: multistep` go together")
         if self.warmup and self.schedule == "one-cycle":
             raise ValueError("one-cycle has a warm-up of its own; leave `warmup` out")
+        if self.epochs and max(self.milestones, default=0) >= self.epochs:
+            raise ValueError(f"milestone {max(self.milestones)} is not before the last of {self.epochs} epochs")
+        if self.epochs and self.warmup >= self.epochs:
+            raise ValueError(f"a warm-up of {self.warmup} of {self.epochs} epochs leaves none to train in")
         return self
 
 
@@ -102,14 +106,17 @@ def _hash(value: str) -> str:
 class Pretrained(Section):
     """Weights that training starts from: a file, or those that the network's library knows by a tag.
 
-    `on` names the data set that they were trained on. Where it is the benchmark's own, they have seen what
-    is to be forgotten, so there is nothing to retrain from and the benchmark has no row `retrain`.
+    `on` names the data set that they were trained on, 'other' one that is none of ours. Where its images are the
+    benchmark's own, the weights have seen what is to be forgotten, so there is nothing to retrain from and the
+    benchmark has no row `retrain`. Images are normalised as those were that the weights were trained on.
     """
 
-    on: Name
+    on: str
     tag: str | None = None  # 'IMAGENET1K_V1' (torchvision), 'augreg2_in21k_ft_in1k' (timm)
     file: Path | None = None  # a relative one lies in the folder of data sets
     sha256: Annotated[str, AfterValidator(_hash)] | None = None  # torchvision's own weights state it themselves
+    mean: tuple[float, ...] | None = None  # per channel on the scale [0, 1]; by default what the library states,
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # for a file the data set's own
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "Pretrained":
@@ -117,7 +124,16 @@ class Pretrained(Section):
             raise ValueError("give either `tag` or `file`")
         if self.file is not None and self.sha256 is None:
             raise ValueError("a file needs its `sha256`")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("`mean` and `std` go together")
         return self
+
+    @field_validator("on")
+    @classmethod
+    def _known(cls, on: str) -> str:
+        if on not in DATASETS and on != "other":
+            raise ValueError(f"{unknown(on, DATASETS, 'dataset')}; 'other' if it is none of these")
+        return on
 
 
 class Data(Section):
@@ -179,7 +195,9 @@ class Benchmark(Section):
     def oracle(self) -> bool:
         """Whether there is anything to retrain from: weights that have not seen the training set."""
         pretrained = self.architecture.pretrained
-        return pretrained is None or pretrained.on != self.dataset.name
+        if pretrained is None or pretrained.on == "other":
+            return True
+        return DATASETS[pretrained.on].images != DATASETS[self.dataset.name].images
 
     def left_out(self, method: str) -> str:
         """Why a method has no runs here; empty where it has."""

@@ -26,15 +26,21 @@ PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, *(s for s i
 
 @dataclass(frozen=True)
 class File:
-    """A published file: its path below the data folder, its MD5, and where it is, the best address first.
+    """A published file: its path below the data folder, its checksum, and where it is, the best address first.
 
-    `unpacked` is the MD5 of what a `.gz` holds: one that was packed again holds the same.
+    The checksum is an MD5 or, without one, the first digits of a SHA-256. `unpacked` is the MD5 of what a `.gz`
+    holds: one that was packed again holds the same.
     """
 
     name: str
     md5: str
     urls: tuple[str, ...]
     unpacked: str | None = None
+    sha256: str = ""
+
+    @property
+    def checksum(self) -> str:
+        return f"MD5 {self.md5}" if self.md5 else f"SHA-256 {self.sha256}"
 
 
 class _Failure(Exception):
@@ -89,8 +95,8 @@ def _missing(dataset: str, files: Sequence[File], folder: Path) -> list[File]:
 def _fault(file: File, path: Path) -> str | None:
     """What is wrong with the bytes of a file; None if nothing is."""
     with path.open("rb") as raw:
-        found = hashlib.file_digest(raw, _md5).hexdigest()
-    if found == file.md5:
+        found = hashlib.file_digest(raw, _md5 if file.md5 else hashlib.sha256).hexdigest()
+    if found.startswith(file.md5 or file.sha256):
         return None
     if file.unpacked is not None:
         try:
@@ -99,7 +105,8 @@ def _fault(file: File, path: Path) -> str | None:
                     return None
         except (gzip.BadGzipFile, EOFError, zlib.error):
             pass
-    return f"MD5 {found} ({path.stat().st_size:,} bytes), expected {file.md5}"
+    kind, expected = file.checksum.split()
+    return f"{kind} {found} ({path.stat().st_size:,} bytes), expected {expected}"
 
 
 def _md5() -> "hashlib._Hash":
@@ -182,6 +189,6 @@ def _by_hand(dataset: str, missing: Sequence[File], folder: Path, failures: Sequ
             *failures,
             "Run again to go on from what has come. Without a network, put the missing files into",
             f"{folder} (or name another folder in {VARIABLE}):",
-            *(f"  {file.name}, MD5 {file.md5}, from {' or '.join(file.urls)}" for file in missing),
+            *(f"  {file.name}, {file.checksum}, from {' or '.join(file.urls)}" for file in missing),
         ]
     )

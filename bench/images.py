@@ -137,7 +137,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _grey(path: str) -> bool:
-    """Whether a file's header speaks of a grey image; a damaged one counts as grey, and `decode` names it."""
+    """Whether a file's header speaks of a grey image; a damaged one counts as grey, and `decoded` names it."""
     from PIL import Image
 
     try:

@@ -75,4 +75,8 @@ def stratified(part: Part, key: str, **size: Any) -> tuple[Part, Part]:
         one, other = train_test_split(np.arange(len(strata)), stratify=strata, random_state=SPLIT_SEED, **size)
     except ValueError as error:
         raise BadInput(f"{key} does not split {len(strata)} images: {error}") from None
+    for side in (one,) if "train_size" in size else (one, other):  # what `train_images` leaves out may lack some
+        if lost := sorted(set(strata.tolist()) - set(strata[side].tolist())):
+            there = int((strata == lost[0]).sum())
+            raise BadInput(f"{key} leaves no image of class {lost[0]}, of which there are {there}, on one side")
     return part[np.sort(one)], part[np.sort(other)]

@@ -14,23 +14,24 @@ HIGH_IS_MEMORIZED = {"memorization": True, "confidence": False, "holdout": True,
 class Facts(NamedTuple):
     """What params.yaml needs to know of a data set."""
 
+    images: str  # the set whose images these are; two sets of one name share some
     classes: int | None  # None: the folder says
     subclasses: int = 0  # 0: its classes have none
     folder: bool = False  # of image files, which are brought to a size
 
 
 DATASETS = {
-    "digits": Facts(10),
-    "digits-parity": Facts(2, subclasses=10),
-    "mnist": Facts(10),
-    "fashion-mnist": Facts(10),
-    "svhn": Facts(10),
-    "cifar10": Facts(10),
-    "cifar100": Facts(100),
-    "cifar20": Facts(20, subclasses=100),
-    "tiny-imagenet": Facts(200),
-    "imagenet": Facts(1000, folder=True),
-    "imagefolder": Facts(None, folder=True),
+    "digits": Facts("digits", 10),
+    "digits-parity": Facts("digits", 2, subclasses=10),
+    "mnist": Facts("mnist", 10),
+    "fashion-mnist": Facts("fashion-mnist", 10),
+    "svhn": Facts("svhn", 10),
+    "cifar10": Facts("cifar10", 10),
+    "cifar100": Facts("cifar100", 100),
+    "cifar20": Facts("cifar100", 20, subclasses=100),
+    "tiny-imagenet": Facts("imagenet", 200),
+    "imagenet": Facts("imagenet", 1000, folder=True),
+    "imagefolder": Facts("imagefolder", None, folder=True),
 }
 
 

@@ -6,32 +6,20 @@ so params.yaml has to.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bench.config import Network
+from bench.download import File, fetch
 from bench.errors import BadInput
 from bench.layers import head
 from bench.models import Shape, timm_network
 from bench.store import VARIABLE, data_folder
 
 KEY = "architecture.pretrained"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A file of weights: its name in the folder of weights, its address, and how its SHA-256 begins."""
-
-    name: str
-    url: str
-    sha256: str
 
 
 def load(model: nn.Module, network: Network, shape: Shape, classes: int) -> nn.Module:
@@ -56,9 +44,9 @@ def load(model: nn.Module, network: Network, shape: Shape, classes: int) -> nn.M
         if not path.is_file():
             raise BadInput(f"{KEY}.file: {path}: no such file; a relative one lies in the folder that {VARIABLE} names")
     elif library == "torchvision":
-        path = fetch(torchvision_file(name, tag))
+        path = downloaded(torchvision_file(name, tag))
     elif library == "timm":
-        path = fetch(timm_file(name, tag, pretrained.sha256))
+        path = downloaded(timm_file(name, tag, pretrained.sha256))
     else:
         raise BadInput(f"{KEY}.tag: {network.name} has no published weights; give a `file`")
     check(path, pretrained.sha256 or "")
@@ -130,17 +118,39 @@ def head_tensors(model: nn.Module, classes: int) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if id(p) in parameters}
 
 
-def torchvision_file(name: str, tag: str) -> Published:
+def normalisation(network: Network) -> tuple[list[float], list[float]] | None:
+    """Mean and std per channel, on the scale [0, 1], with which the pretrained weights' images were normalised.
+
+    Those that torchvision or timm state of their weights, or that params.yaml states of a file's; None where there
+    are none, and the data set's own are taken.
+    """
+    pretrained, (library, _, name) = network.pretrained, network.name.rpartition("/")
+    if pretrained is None:
+        return None
+    if pretrained.mean is not None and pretrained.std is not None:
+        return list(pretrained.mean), list(pretrained.std)
+    if pretrained.tag is None:
+        return None
+    if library == "timm":
+        mean, std = (timm_states(name, pretrained.tag, key) for key in ("mean", "std"))
+        return list(mean), list(std)
+    from torchvision.models import get_model_weights
+
+    preset = get_model_weights(name)[pretrained.tag].transforms()
+    return list(preset.mean), list(preset.std)
+
+
+def torchvision_file(name: str, tag: str) -> File:
     """The weights of a network that torchvision calls `tag`."""
     from torchvision.models import get_model_weights
 
     urls = {weights.name: weights.url for weights in get_model_weights(name)}  # without DEFAULT, which may change
     _known(tag, urls, f"torchvision/{name}")
     file = urls[tag].rpartition("/")[2]
-    return Published(file, urls[tag], Path(file).stem.rpartition("-")[2])
+    return File(file, "", (urls[tag],), sha256=Path(file).stem.rpartition("-")[2])
 
 
-def timm_file(name: str, tag: str, sha256: str | None) -> Published:
+def timm_file(name: str, tag: str, sha256: str | None) -> File:
     """The weights of a network that timm calls `tag`, on the Hugging Face hub if timm has them there."""
     import timm
     from huggingface_hub import hf_hub_url
@@ -150,7 +160,7 @@ def timm_file(name: str, tag: str, sha256: str | None) -> Published:
     url = hf_hub_url(hub, "model.safetensors") if hub else timm_states(name, tag, "url")
     if sha256 is None:
         raise BadInput(f"{KEY}.sha256: missing; timm states no checksum, so give that of {url}")
-    return Published(f"{name}.{tag}{Path(url).suffix}", url, sha256)
+    return File(f"{name}.{tag}{Path(url).suffix}", "", (url,), sha256=sha256)
 
 
 def timm_states(name: str, tag: str, key: str) -> Any:
@@ -165,29 +175,11 @@ def _known(tag: str, tags: Iterable[str], architecture: str) -> None:
         raise BadInput(f"{KEY}.tag: {architecture} has no weights '{tag}'; there are: {', '.join(tags) or 'none'}")
 
 
-def fetch(file: Published) -> Path:
-    """Where the published file lies; downloaded, if it was not there.
-
-    Raises:
-        BadInput: it cannot be downloaded, or what is there is another file.
-    """
-    from filelock import FileLock
-
+def downloaded(file: File) -> Path:
+    """Where the published file lies, downloaded if it was not there; `BadInput` as `bench.download.fetch` has it."""
     folder = data_folder() / "weights"
-    path = folder / file.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # a second process waits, then finds the file there
-            if not path.exists():
-                print(f"downloading {file.url}", flush=True)
-                torch.hub.download_url_to_file(file.url, str(path), file.sha256, progress=sys.stderr.isatty())
-    except (OSError, RuntimeError, HTTPException) as error:  # what came is checked before it gets its name
-        raise BadInput(
-            f"{file.name} could not be downloaded from {file.url}: {_reason(error)}\nWithout a network, put it into "
-            f"{folder} (or name another data folder in {VARIABLE}); its SHA-256 begins with {file.sha256}"
-        ) from error
-    check(path, file.sha256)
-    return path
+    fetch("pretrained weights", [file], folder)
+    return folder / file.name
 
 
 def _reason(error: Exception) -> str:

@@ -70,7 +70,8 @@ RECIPES = {"batch_size": [32, 48], "lr": [0.05, 0.1, 0.2], "nesterov": [True]}
 def recipe_score(params: config.Params, changes: dict) -> float:
     """Mean validation accuracy of originals trained with the recipe changed."""
     set_determinism()
-    benchmark, splits = params.benchmark(RECIPE_OF), setting.samples(store.dataset_folder(RECIPE_OF))
+    benchmark = params.benchmark(RECIPE_OF)
+    splits = setting.samples(store.dataset_folder(RECIPE_OF), benchmark.architecture)
     recipe = benchmark.training.model_copy(update={"epochs": 6} | changes)
     held_out, accuracies = setting.everything(splits["validation"]), []
     for seed in range(30):
@@ -84,7 +85,7 @@ def score(params: config.Params, name: str, method: str, hyperparameters: dict) 
     """The validation score of one setting, 0 where its network diverges."""
     set_determinism()
     folder, benchmark = store.dataset_folder(name), params.benchmark(name)
-    dataset, splits = datasets.load(folder), setting.samples(folder)
+    dataset, splits = datasets.load(folder), setting.samples(folder, benchmark.architecture)
     algorithm = methods.create(method, hyperparameters, method)
     targets = [t for t in forget.of_benchmark(name, benchmark) if t.request in ("class", "random")]
     targets = [t for t in targets if t.kinds <= algorithm.card.serves]

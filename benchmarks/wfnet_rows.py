@@ -32,7 +32,8 @@ METHOD = "wfnet"
 def measure(params: Params, name: str, seed: int) -> dict[str, float]:
     """One round, all rows."""
     set_determinism()
-    splits, benchmark = setting.samples(store.dataset_folder(name)), params.benchmark(name)
+    benchmark = params.benchmark(name)
+    splits = setting.samples(store.dataset_folder(name), benchmark.architecture)
     original = setting.load_original(name, benchmark, seed, splits["train"])
     algorithm = methods.create(METHOD, params.hyperparameters(METHOD, name), METHOD)
     everything = Target("all", "all", frozenset({"class"}), (), NONE)

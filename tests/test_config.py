@@ -59,6 +59,22 @@ MISTAKES = {
         "architecture: {name: timm/resnet18, pretrained: {on: imagenet, tag: a1, sha256: abc}}",
         ["architecture.pretrained.sha256: the first 8 to 64 hexadecimal digits"],
     ),
+    "milestone after the end": (
+        "lr: 1e-1}",
+        "lr: 1e-1, schedule: multistep, milestones: [1]}",
+        ["training: milestone 1 is not before the last of 1 epochs"],
+    ),
+    "warm-up to the end": ("lr: 1e-1}", "lr: 1e-1, warmup: 1}", ["training: a warm-up of 1 of 1 epochs"]),
+    "weights of nothing known": (
+        "architecture: resnet-small",
+        "architecture: {name: timm/resnet18, pretrained: {on: imagenet-1k, tag: a1, sha256: abcdef01}}",
+        ["architecture.pretrained.on: unknown dataset 'imagenet-1k'; did you mean 'imagenet'?; 'other' if it is none"],
+    ),
+    "mean alone": (
+        "architecture: resnet-small",
+        "architecture: {name: timm/resnet18, pretrained: {on: other, tag: a1, mean: [0.5]}}",
+        ["architecture.pretrained: `mean` and `std` go together"],
+    ),
     "milestones": ("lr: 1e-1}", "lr: 1e-1, milestones: [2]}", ["training", "`schedule: multistep` go together"]),
     "no milestones": ("lr: 1e-1}", "lr: 1e-1, schedule: multistep}", ["training: milestones and"]),
     "two warm-ups": ("lr: 1e-1}", "lr: 1e-1, schedule: one-cycle, warmup: 1}", ["training: one-cycle has a warm-up"]),
@@ -404,3 +420,28 @@ def test_the_shipped_parameters_are_good():
     assert "digits-resnet" in params.run
     assert isinstance(params.benchmark("digits-resnet"), Benchmark)
     assert isinstance(params.benchmark("digits-resnet").training, Recipe)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "on", "oracle"),
+    [
+        ("cifar10", "imagenet", True),
+        ("cifar10", "other", True),
+        ("cifar10", "cifar10", False),
+        ("cifar20", "cifar100", False),
+        ("tiny-imagenet", "imagenet", False),
+        ("digits-parity", "digits", False),
+    ],
+)
+def test_weights_that_have_seen_the_images_leave_nothing_to_retrain_from(dataset, on, oracle):
+    benchmark = Benchmark(
+        dataset=dataset,
+        validation=0.1,
+        architecture={"name": "timm/resnet18", "pretrained": {"on": on, "tag": "a1_in1k", "sha256": "abcdef01"}},
+        training={"epochs": 1, "batch_size": 2, "lr": 0.1},
+        requests={"random": {"kind": "random", "fraction": 0.1}},
+        seeds=[0],
+    )
+    assert benchmark.oracle == oracle
+    assert bool(benchmark.left_out("retrain")) != oracle
+    assert not benchmark.left_out("original")

@@ -196,3 +196,16 @@ def test_the_stage_finds_a_relative_folder_and_tells_what_it_made(tmp_path, monk
     report = json.loads((tmp_path / "data/datasets/b/audit.json").read_text())
     assert report["near_duplicate"] == {"hash": "imagehash.phash", "bits": 256, "largest_distance": 16}
     assert datasets.load(tmp_path / "data/datasets/b").classes == 2
+
+
+@pytest.mark.parametrize("asked", [{"train_images": 8}, {}])
+def test_a_draw_that_would_lose_a_class_says_so(tmp_path, asked):
+    """Of 20, 20 and 2 images a share of a fifth, or 8 in all, leaves none of the third."""
+    for split in ("train", "test"):
+        for name, count in {"a": 20, "b": 20, "c": 2}.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            for k in range(count):
+                (tmp_path / split / name / f"{k}.png").write_bytes(encoded(np.full((3, 8, 8), 5 * k, np.uint8)))
+    section = benchmark({"name": "imagefolder", "folder": str(tmp_path), "size": 8} | asked, 0.1)
+    with pytest.raises(BadInput, match=r"leaves no image of class 2, of which there are \d"):
+        splits("b", section)

@@ -8,16 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench import models, weights
+from bench import download, models, store, weights
 from bench.config import Network, Pretrained
+from bench.download import File
 from bench.errors import BadInput
 from bench.models import Shape
+from bench.stages import setting
 from tests.loopback import Loopback, serving
 
 GREY, COLOUR = (1, 8, 8), (3, 32, 32)
@@ -179,21 +182,28 @@ def test_torchvisions_weights_are_downloaded_once(folder, server, published):
     assert (folder / "weights" / published.name).read_bytes() == published.content
 
 
-@pytest.mark.parametrize("fault", ["wrong", "truncated", "shorter", 404, 500])
+@pytest.mark.parametrize("fault", ["truncated", 500])
+def test_what_broke_off_is_asked_for_again(folder, published, fault, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    published.serve(fault)
+    assert same(load(TORCHVISION, COLOUR, tag="V1").state_dict(), published.donor)
+
+
+@pytest.mark.parametrize("fault", ["wrong", "shorter", 404])
 def test_what_did_not_come_as_published_is_no_file(folder, published, fault):
     published.serve(fault)
     with pytest.raises(BadInput) as refusal:
         load(TORCHVISION, COLOUR, tag="V1")
     for part in (published.name, published.url, str(folder / "weights"), "LETHE_DATA", published.sha256[:8]):
         assert part in str(refusal.value)
-    assert not list((folder / "weights").glob("net*"))
+    assert not (folder / "weights" / published.name).exists()
     assert same(load(TORCHVISION, COLOUR, tag="V1").state_dict(), published.donor)  # at the next try
 
 
 def test_offline_a_file_put_by_hand_will_do(folder, server, published, monkeypatch):
     entry = SimpleNamespace(name="V1", url=f"http://127.0.0.1:9/{published.name}")
     monkeypatch.setattr(torchvision.models, "get_model_weights", lambda network: [entry])
-    with pytest.raises(BadInput, match=r"could not be downloaded from http://127\.0\.0\.1:9/"):
+    with pytest.raises(BadInput, match=r"(?s)could not be downloaded:.*http://127\.0\.0\.1:9/"):
         load(TORCHVISION, COLOUR, tag="V1")
     (folder / "weights" / published.name).write_bytes(published.content)
     assert same(load(TORCHVISION, COLOUR, tag="V1").state_dict(), published.donor)
@@ -225,8 +235,8 @@ def test_unknown_tags_are_answered_with_those_there_are(folder):
 
 def test_torchvision_states_the_checksums_of_all_its_classifiers():
     """And VGG-11-BN's is the one that Kodge names."""
-    assert weights.torchvision_file("vgg11_bn", "IMAGENET1K_V1") == weights.Published(
-        "vgg11_bn-6002323d.pth", "https://download.pytorch.org/models/vgg11_bn-6002323d.pth", "6002323d"
+    assert weights.torchvision_file("vgg11_bn", "IMAGENET1K_V1") == File(
+        "vgg11_bn-6002323d.pth", "", ("https://download.pytorch.org/models/vgg11_bn-6002323d.pth",), sha256="6002323d"
     )
     for name in torchvision.models.list_models(module=torchvision.models):
         for entry in torchvision.models.get_model_weights(name):
@@ -270,3 +280,34 @@ def test_timms_weights_of_another_checksum_are_refused(folder, hub):
     with pytest.raises(BadInput, match=f"{'0' * 8}"):
         load(TIMM, (3, 160, 160), tag=TAG, sha256="0" * 8)
     assert not list((folder / "weights").glob("*.safetensors"))
+
+
+def test_images_are_normalised_as_those_that_the_weights_were_trained_on():
+    """torchvision's weights of ImageNet and timm's of augreg state other values; a file's are in params.yaml."""
+
+    def of(architecture: str, **pretrained: Any) -> Any:
+        return weights.normalisation(Network(name=architecture, pretrained=Pretrained(on="imagenet", **pretrained)))
+
+    imagenet = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    assert of("torchvision/vit_b_16", tag="IMAGENET1K_V1") == imagenet
+    assert of("timm/vit_tiny_patch16_224", tag="augreg_in21k_ft_in1k") == ([0.5] * 3, [0.5] * 3)
+    own = {"file": "net.safetensors", "sha256": "0" * 8}
+    assert of("resnet-small", **own) is None
+    assert of("resnet-small", **own, mean=[0.1], std=[0.2]) == ([0.1], [0.2])
+    assert weights.normalisation(Network(name="resnet-small")) is None
+
+
+def test_jobs_see_images_so_normalised(folder, tmp_path):
+    data = tmp_path / "data set"
+    one = {s: np.full((2, 3, 4, 4), 128, np.uint8) for s in store.SPLITS}
+    tensors: dict[str, np.ndarray] = {f"{s}_images": images for s, images in one.items()}
+    tensors |= {f"{s}_labels": np.arange(2) for s in one}
+    tensors |= {"mean": np.full(3, 0.25, np.float32), "std": np.full(3, 0.5, np.float32)}
+    store.write_tensors(data / "samples.safetensors", tensors)
+    plain = setting.samples(data, Network(name="torchvision/vgg11_bn"))["train"].input(torch.tensor([0]))
+    assert plain.flatten()[0].item() == pytest.approx((128 / 255 - 0.25) / 0.5)
+    tag = Pretrained(on="imagenet", tag="IMAGENET1K_V1")
+    published = setting.samples(data, Network(name="torchvision/vgg11_bn", pretrained=tag))["train"]
+    found = published.input(torch.tensor([1]))[0, :, 0, 0].tolist()
+    expected = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    assert found == pytest.approx([(128 / 255 - mean) / std for mean, std in expected], rel=1e-5)

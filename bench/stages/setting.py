@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import datasets, models, store, weights
-from bench.config import Augmentation, Benchmark
+from bench.config import Augmentation, Benchmark, Network
 from bench.errors import BadInput
 from bench.seeds import Key, derive
 from bench.training import Order, Samples, View, device, predict, shuffled
@@ -18,10 +18,15 @@ RESIDENT = 0.4  # largest part of a GPU's memory that the images may take
 
 
 @cache
-def samples(folder: Path) -> dict[str, Samples]:
-    """The splits of a prepared data set, read once a process: on the device where they fit, else mapped from disk."""
+def samples(folder: Path, network: Network) -> dict[str, Samples]:
+    """The splits of a prepared data set, read once a process: on the device where they fit, else mapped from disk.
+
+    They are normalised as the network's pretrained weights want it, else by the training images' own mean and std.
+    """
     dataset, to = datasets.load(folder), device()
-    mean, std = torch.from_numpy(dataset.mean).to(to), torch.from_numpy(dataset.std).to(to)
+    mean, std = (torch.from_numpy(values).to(to) for values in (dataset.mean, dataset.std))
+    if published := weights.normalisation(network):
+        mean, std = (torch.tensor(values, device=to).expand(len(dataset.mean)) for values in published)
     size = sum(getattr(dataset, split).images.nbytes for split in store.SPLITS)
     stays = to.type == "cuda" and size > RESIDENT * torch.cuda.get_device_properties(to).total_memory
     return {
