@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -177,6 +178,17 @@ def test_readme_shows_the_committed_leaderboard():
     assert list(shown) == ["digits-resnet, request `class`", "digits-resnet, request `random`"]
     for heading, lines in shown.items():
         assert lines == committed[heading], "copy the table of reports/BENCHMARK/leaderboard.md into the README"
+
+
+def test_readme_shows_the_committed_results_on_real_data():
+    rows = (ROOT / "README.md").read_text().split("<!-- real -->\n")[1].split("<!-- end -->")[0].splitlines()[2:]
+    shown = {cells[0]: cells[1:] for row in rows if (cells := [c.strip() for c in row.strip("|").split("|")])}
+    for place, benchmark in enumerate(("fashion-small", "mnist-small", "cifar10-jpeg-small")):
+        table = pd.read_csv(ROOT / f"reports/{benchmark}/leaderboard.csv")
+        table = table[table["request"] == "class"].set_index(["method", "metric"])["mean"]
+        for method, cells in shown.items():
+            for cell, metric in zip(cells[2 * place :], ("ACC_f", "ACC_r"), strict=False):
+                assert cell == f"{100 * table[method, metric]:.2f}", f"{benchmark}, {method}, {metric}"
 
 
 def tables(markdown: str, heading: str) -> dict[str, list[str]]:
