@@ -99,7 +99,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/prepare.py": "audit config errors sources store",
     "bench/forget.py": "config datasets errors requests store seeds",
     "bench/models.py": "config errors",
-    "bench/weights.py": "config errors layers models store",
+    "bench/weights.py": "config download errors layers models store",
     "bench/layers.py": "",
     "bench/training.py": "config models seeds",
     "bench/problem.py": "config models seeds training",
