@@ -70,7 +70,7 @@ def test_gate_map_of_a_convolution_by_hand():
 
 def test_gate_map_of_tokens_leaves_the_class_token_out():
     model, images = (
-        build("vit-small", 1, 10, 0).eval(),
+        build("vit-small", (1, 8, 8), 10, 0).eval(),
         torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(2)),
     )
     name = "blocks.0.mlp.fc2.weight"
