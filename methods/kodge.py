@@ -17,7 +17,8 @@ cap. What differs, and why:
   share one pass; each class has an equal share of the patches.
 - of several classes all are left out of the retain side; the released code leaves out the first alone.
 - (alpha_r, alpha_f) are chosen by ACC_r (1 - ACC_f) on validation data. The released search scores
-  the test set.
+  the test set. A pair that can no longer win is given up before all validation samples are seen, which changes
+  no choice; the cost in samples depends on it.
 - windows and patches are drawn from the run's seed; the released code leaves them to unseeded generators.
 """
 
@@ -86,7 +87,7 @@ def scaling(gram: Gram, weights: Sequence[Tensor]) -> Callable[[float], list[Ten
         whole = gram.matrix()
         products = [weight @ whole for weight in weights]
         return lambda alpha: scaled(whole, products, alpha)
-    outer, products = x @ x.mT, [weight @ x.mT for weight in weights]
+    outer, products = Gram([x.mT]).matrix(), [weight @ x.mT for weight in weights]
     return lambda alpha: [solved @ x for solved in scaled(outer, products, alpha)]
 
 
