@@ -129,10 +129,10 @@ class PatchPicker:
         convolution: how the kernel moves.
         images: how many there will be, over all batches.
         window: a map wider than so many kernels is cut to one window of that size, at one random place for all
-            images; None takes maps whole.
+            images, or for each class's; None takes maps whole.
         max_patches: so many are picked of all patches of all images, or of each class's; None takes every patch.
-        draw: class -> generator of its patches; of None: of the window and, without classes, of the patches.
-        classes: of each image, int64 [images].
+        draw: class (None for all images) -> generator of its window and patches.
+        classes: of each image, int64 [images]; None makes no difference between them.
     """
 
     def __init__(
@@ -146,57 +146,65 @@ class PatchPicker:
         classes: Tensor | None = None,
     ) -> None:
         self.kernel, self.convolution = kernel, convolution
-        self.images, self.window, self.max_patches = images, window, max_patches
-        self.draw, self.classes = draw, classes
-        self.generator = draw(None)
-        self.corner: tuple[int, int] | None = None
+        self.window, self.max_patches, self.draw = window, max_patches, draw
+        self.members = {None: torch.arange(images)}
+        if classes is not None:
+            self.members = {c: (classes == c).nonzero().flatten() for c in classes.unique().tolist()}
+        self.corners = torch.zeros(images, 2, dtype=torch.int64)  # of the windows
         self.chosen: Tensor | None = None  # sorted positions among all patches of all images
         self.seen = 0  # images before this batch
 
     def __call__(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Picked patches of a batch's maps, [groups, patches, d], and the number of each one's image in the batch."""
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.convolution.stride, self.convolution.dilation
-        maps = F.pad(self._crop(maps), self.convolution.padding)
+        n, channels, height, width = maps.shape
+        high, wide = height, width
+        if self.window is not None and width > self.window * kw:
+            high, wide = min(self.window * kh, height), self.window * kw
+        left, right, top, bottom = self.convolution.padding
+        rows = (high + top + bottom - (kh - 1) * dh - 1) // sh + 1
+        columns = (wide + left + right - (kw - 1) * dw - 1) // sw + 1
+        if not self.seen:
+            self._draw(height - high, width - wide, rows * columns)
+        maps = F.pad(self._crop(maps, high, wide), self.convolution.padding)
         patches = maps.unfold(2, (kh - 1) * dh + 1, sh).unfold(3, (kw - 1) * dw + 1, sw)[..., ::dh, ::dw]
-        n, channels, rows, columns = patches.shape[:4]
+        assert patches.shape[2:4] == (rows, columns)
         here = self._positions(n, rows * columns).to(maps.device)
         image, place = here // (rows * columns), here % (rows * columns)
         picked = patches[image, :, place // columns, place % columns]  # [p, channels, kh, kw]
         groups = self.convolution.groups
+        self.seen += n
         return picked.reshape(len(here), groups, channels // groups * kh * kw).transpose(0, 1), image
 
-    def _crop(self, maps: Tensor) -> Tensor:
-        kh, kw = self.kernel
-        height, width = maps.shape[2:]
-        if self.window is None or width <= self.window * kw:
+    def _draw(self, spare_rows: int, spare_columns: int, per_image: int) -> None:
+        """Choose windows and patches of all images, once the maps' size is known."""
+        picked = []
+        for c, images in self.members.items():
+            generator = self.draw(c)
+            if spare_columns:
+                self.corners[images, 0] = torch.randint(spare_rows + 1, (), generator=generator)
+                self.corners[images, 1] = torch.randint(spare_columns + 1, (), generator=generator)
+            if self.max_patches is not None:
+                drawn = torch.randperm(len(images) * per_image, generator=generator)[: self.max_patches]
+                picked.append(images[drawn // per_image] * per_image + drawn % per_image)
+        self.chosen = torch.cat(picked).sort().values if picked else None
+
+    def _crop(self, maps: Tensor, high: int, wide: int) -> Tensor:
+        if maps.shape[2:] == (high, wide):
             return maps
-        high, wide = min(self.window * kh, height), self.window * kw
-        if self.corner is None:
-            top = int(torch.randint(height - high + 1, (), generator=self.generator))
-            self.corner = top, int(torch.randint(width - wide + 1, (), generator=self.generator))
-        top, left = self.corner
-        return maps[:, :, top : top + high, left : left + wide]
+        corners = self.corners[self.seen : self.seen + len(maps)].to(maps.device)
+        rows = corners[:, 0, None, None] + torch.arange(high, device=maps.device)[:, None]
+        columns = corners[:, 1, None, None] + torch.arange(wide, device=maps.device)
+        each = torch.arange(len(maps), device=maps.device)[:, None, None]
+        return maps.permute(0, 2, 3, 1)[each, rows, columns].permute(0, 3, 1, 2)
 
     def _positions(self, images: int, per_image: int) -> Tensor:
         """Positions of the picked ones among the patches of the next images."""
         start, stop = self.seen * per_image, (self.seen + images) * per_image
-        self.seen += images
-        if self.max_patches is None:
-            return torch.arange(stop - start)
         if self.chosen is None:
-            self.chosen = self._choose(per_image, self.max_patches)
+            return torch.arange(stop - start)
         first, last = torch.searchsorted(self.chosen, torch.tensor([start, stop])).tolist()
         return self.chosen[first:last] - start
-
-    def _choose(self, per_image: int, max_patches: int) -> Tensor:
-        if self.classes is None:
-            return torch.randperm(self.images * per_image, generator=self.generator)[:max_patches].sort().values
-        picked = []
-        for c in self.classes.unique().tolist():
-            images = (self.classes == c).nonzero().flatten()
-            drawn = torch.randperm(len(images) * per_image, generator=self.draw(c))[:max_patches]
-            picked.append(images[drawn // per_image] * per_image + drawn % per_image)
-        return torch.cat(picked).sort().values
 
 
 def layer_grams(
@@ -209,7 +217,7 @@ def layer_grams(
 def class_grams(
     model: nn.Module, view: View, window: int | None, max_patches: int | None, draw: Draw, apart: tuple[int, ...]
 ) -> dict[str, ClassGrams]:
-    """The same from which classes in `apart` can be left out; `max_patches` are those of each class."""
+    """The same from which classes in `apart` can be left out; window and `max_patches` are those of each class."""
     found = pass_over(model, view, window, max_patches, draw, apart)
     return {name: ClassGrams(found.pop(name)) for name in list(found)}
 
@@ -229,9 +237,9 @@ def pass_over(
         model: left in the mode it had.
         view: the samples whose representations are summed.
         window, max_patches: as in `Kodge`; None takes everything.
-        draw: class and weight's name -> generator of patches; class None: of the window, and of all patches.
-        apart: classes whose inputs have a sum of their own, others' being in that of REST; `max_patches` are then
-            those of each class. None makes no difference between classes.
+        draw: class, None for all samples, and weight's name -> generator of window and patches.
+        apart: classes whose inputs have a sum of their own, others' being in that of REST; windows and patches are
+            then each class's. None makes no difference between classes.
 
     Raises:
         ValueError: a layer's weight was never used, so nothing is known of its inputs.

@@ -200,9 +200,7 @@ class Kodge(Method):
         count = self.samples // max(kept, 1)
         cap = None if self.max_patches is None else max(1, self.max_patches // max(kept, 1))
         chosen = view.select(torch.cat([first_of_class(view, c, count).rows for c in classes]))
-        grams = class_grams(
-            model, chosen, self.window, cap, partial(draw, problem, "all classes"), problem.forgotten_classes
-        )
+        grams = class_grams(model, chosen, self.window, cap, partial(draw, problem), problem.forgotten_classes)
         choose = len(_tuple(self.alpha_r)) * len(_tuple(self.alpha_f)) > 1
         return Shared(grams, predict(model, problem.validation) if choose else None)
 
@@ -211,7 +209,7 @@ class Kodge(Method):
             raise ValueError("Kodge forgets whole classes; this forget set holds none whole")
         shared = self.shared(model, problem)
         drawn = some_of(problem.forget, self.samples, problem)
-        forget = layer_grams(model, drawn, self.window, self.max_patches, partial(draw, problem, "forget set"))
+        forget = layer_grams(model, drawn, self.window, self.max_patches, partial(draw, problem))
 
         alphas_r, alphas_f = sorted(_tuple(self.alpha_r), reverse=True), sorted(_tuple(self.alpha_f))
         result = copy.deepcopy(model).eval()
@@ -240,8 +238,9 @@ class Kodge(Method):
         return result
 
 
-def draw(problem: Problem, whole: str, c: int | None, weight: str) -> torch.Generator:
-    return problem.generator(f"patches of {whole if c is None else f'class {c}'}: {weight}")
+def draw(problem: Problem, c: int | None, weight: str) -> torch.Generator:
+    """Of the window and the patches of a class on the retain side, or of the forget set."""
+    return problem.generator(f"patches of {'forget set' if c is None else f'class {c}'}: {weight}")
 
 
 def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:

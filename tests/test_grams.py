@@ -87,7 +87,7 @@ def test_what_is_kept_of_a_layer_is_bounded_by_its_width_whatever_the_number_of_
         assert all(numbers(gram) <= d * (d + FOLD) for gram in parts.values())
 
 
-def test_each_class_has_its_share_of_patches_in_one_window():
+def test_each_class_has_its_share_of_patches_in_a_window_of_its_own():
     maps = torch.arange(6 * 12 * 12, dtype=torch.float64).reshape(6, 1, 12, 12)
     classes = torch.tensor([0, 1, 1, 7, 0, 0])
     picker = PatchPicker((2, 2), PLAIN, 6, 3, 20, one_draw, classes)
@@ -97,8 +97,12 @@ def test_each_class_has_its_share_of_patches_in_one_window():
     assert torch.equal((patches[:, 0] // 144).long(), image)
     assert classes[image].bincount(minlength=8).tolist() == [20, 20, 0, 0, 0, 0, 0, 20]
     assert len(patches.unique(dim=0)) == 60
-    for place in (patches % 144 // 12, patches % 12):
-        assert place.max() - place.min() == 5
+    windows = []
+    for c in (0, 1, 7):
+        rows, columns = (extent[classes[image] == c] for extent in (patches % 144 // 12, patches % 12))
+        assert rows.max() - rows.min() == columns.max() - columns.min() == 5
+        windows.append((int(rows.min()), int(columns.min())))
+    assert len(set(windows)) > 1
 
 
 def test_classes_apart_are_what_a_pass_over_each_alone_gives():
