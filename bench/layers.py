@@ -65,6 +65,16 @@ class Call:
         inner = [1] * (self.output.ndim - 2)
         return values.repeat_interleave(each, 0).reshape(len(self.output), *inner, -1)
 
+    def by_sample(self, samples: int) -> Tensor | None:
+        """A matrix product's inputs as [samples, inputs of each, d]; None where they are the same for every sample.
+
+        The latter is what is computed from positions alone, its first axis no multiple of the number of samples.
+        """
+        d = self.input.shape[-1]
+        if self.in_attention:
+            return self.input.reshape(-1, samples, d).transpose(0, 1)
+        return None if self.input.shape[0] % samples else self.input.reshape(samples, -1, d)
+
 
 class linear_calls(TorchFunctionMode):  # noqa: N801  # a context manager, used like a function
     """Calls `on_call` for each linear map of the network while active; a tensor that it returns is the output."""

@@ -12,48 +12,58 @@ value maps of an attention sharing one P; biases and normalisation untouched), p
 cap. What differs, and why:
 - M has a closed form in G, so no decomposition is needed: with the singular values s_i = S_i^2 / sum S^2
   scaled to alpha s_i / ((alpha - 1) s_i + 1), U diag(.) U^T is the expression above. G is d x d and adds up
-  over batches and classes; the d x n matrix never exists, and no cap on tokens is needed.
+  over batches and classes; a d x n matrix is kept only while n < d, and no cap on tokens is needed.
 - the retain side is the sum over all classes less the forgotten ones, so all class requests of a network
   share one pass; each class has an equal share of the patches.
 - of several classes all are left out of the retain side; the released code leaves out the first alone.
 - (alpha_r, alpha_f) are chosen by ACC_r (1 - ACC_f) on validation data. The released search scores
-  the test set.
+  the test set. A pair that can no longer win is given up before all validation samples are seen, which changes
+  no choice; the cost in samples depends on it.
 - windows and patches are drawn from the run's seed; the released code leaves them to unseeded generators.
 """
 
 import copy
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bench.layers import Call, Convolution, linear_calls
+from bench.grams import ClassGrams, Gram, class_grams, layer_grams
 from bench.problem import Problem
-from bench.training import View, accuracy_per_class, predict
+from bench.training import View, predict
 from methods.base import CLASS_REQUESTS, Card, Count, Method, Paper, Positive
 
-Grams = dict[str, Tensor]  # layer -> sums of a a^T, [groups, d, d]
-BATCH = 100  # forward batch: bounds the memory of unfolded patches
+SEARCH_BATCH = 100  # validation samples after which a network may be given up
+
+
+def scaled(outer: Tensor, products: Sequence[Tensor], alpha: float) -> list[Tensor]:
+    """P (alpha / t) ((alpha - 1) / t outer + I)^-1 for each product P, with t = tr outer.
+
+    This is W M where outer is G and P is W G. The matrix to factor has eigenvalues between 1 and alpha, so its
+    condition is at most max(alpha, 1 / alpha) and float32 suffices.
+
+    Args:
+        outer: symmetric, positive semi-definite, [..., k, k]; zeros give zeros.
+        products: [..., out, k] each.
+    """
+    trace = outer.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    trace = torch.where(trace > 0, trace, 1)
+    system = (alpha - 1) / trace * outer
+    system.diagonal(dim1=-2, dim2=-1).add_(1)
+    factor = torch.linalg.cholesky(system)
+    return [torch.cholesky_solve(alpha / trace * product.mT, factor).mT for product in products]
 
 
 def gram_solve(weight: Tensor, gram: Tensor, alpha: float) -> Tensor:
     """W M for M = alpha C ((alpha - 1) C + I)^-1, C = gram / tr gram, without forming M.
 
-    The matrix to factor has eigenvalues between 1 and alpha, so its condition is at most
-    max(alpha, 1 / alpha) and float32 suffices.
-
     Args:
         weight: [..., out, d].
         gram: symmetric, positive semi-definite, [..., d, d]; a gram of zeros gives M = 0.
     """
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    c = gram / torch.where(trace > 0, trace, 1)
-    factor = torch.linalg.cholesky((alpha - 1) * c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device))
-    return torch.cholesky_solve(alpha * c @ weight.mT, factor).mT
+    return scaled(gram, [weight @ gram], alpha)[0]
 
 
 def projection(gram: Tensor, alpha: float) -> Tensor:
@@ -66,33 +76,96 @@ def forget_update(weight: Tensor, retain: Tensor, forget: Tensor, alpha_r: float
     return weight - gram_solve(weight - gram_solve(weight, retain, alpha_r), forget, alpha_f)
 
 
-def class_score(logits: Tensor, labels: Tensor, forgotten: tuple[int, ...], classes: int) -> float:
-    """ACC_r (1 - ACC_f): accuracies over the samples of retained and of forgotten classes.
+def scaling(gram: Gram, weights: Sequence[Tensor]) -> Callable[[float], list[Tensor]]:
+    """alpha -> W M for each weight W, [groups, out, d]: one factorisation an alpha, of a d x d matrix or less.
+
+    Of n < d inputs X, [n, d], it is n x n: with G = X^T X, W M is W X^T times the same function of X X^T, times X
+    (push-through identity, f(X^T X) X^T = X^T f(X X^T)).
+    """
+    x = gram.few()
+    if x is None:
+        whole = gram.matrix()
+        products = [weight @ whole for weight in weights]
+        return lambda alpha: scaled(whole, products, alpha)
+    outer, products = Gram([x.mT]).matrix(), [weight @ x.mT for weight in weights]
+    return lambda alpha: [solved @ x for solved in scaled(outer, products, alpha)]
+
+
+def removal(weight: Tensor, retain: Gram, forget: Gram, alphas_r: Sequence[float]) -> Callable[[float], list[Tensor]]:
+    """alpha_f -> W (I - M_r) M_f for each alpha_r, [groups, out / groups, d]: what the update takes from W."""
+    weight = weight.reshape(forget.groups, len(weight) // forget.groups, -1)
+    kept = scaling(retain, [weight])
+    return scaling(forget, [weight - kept(alpha_r)[0] for alpha_r in alphas_r])
+
+
+def forgotten_among(labels: Tensor, forgotten: tuple[int, ...]) -> Tensor:
+    """Which samples are of a forgotten class, bool [n].
 
     Raises:
-        ValueError: there is no sample of a forgotten class.
+        ValueError: there is no sample of one of them.
     """
-    correct, total = accuracy_per_class(logits, labels, classes)
-    if absent := [c for c in forgotten if not total[c]]:
+    if absent := sorted(set(forgotten) - set(labels.tolist())):
         raise ValueError(
             f"no validation sample of class {absent[0]}, which is to be forgotten: alphas cannot be chosen"
         )
-    gone = torch.zeros(classes, dtype=torch.bool, device=labels.device)
-    gone[list(forgotten)] = True
-    retained = correct[~gone].sum() / total[~gone].sum()
-    return float(retained * (1 - correct[gone].sum() / total[gone].sum()))
+    return torch.isin(labels, torch.tensor(forgotten, device=labels.device))
+
+
+class Search:
+    """Which of many networks has the largest ACC_r (1 - ACC_f) on validation data, from no more samples than it takes.
+
+    A network is given up as soon as it cannot win any more, even if it got all further samples as wished. So that
+    this shows early, samples come first that the original network finds hard to retain, or easy to remember.
+
+    Args:
+        logits: of the original network on the view's samples, [n, classes]. It is the one to beat.
+        view: the validation data.
+        forgotten: classes to be forgotten.
+
+    Raises:
+        ValueError: no sample of a forgotten class.
+    """
+
+    def __init__(self, logits: Tensor, view: View, forgotten: tuple[int, ...]) -> None:
+        labels = view.labels
+        gone = forgotten_among(labels, forgotten)
+        truth = labels[:, None]
+        margin = (logits.gather(1, truth) - logits.scatter(1, truth, -torch.inf).amax(1, keepdim=True))[:, 0]
+        self.view = view
+        self.remember = view.rows[gone][margin[gone].argsort(descending=True, stable=True)]
+        self.retain = view.rows[~gone][margin[~gone].argsort(stable=True)]
+        correct = logits.argmax(1) == labels
+        # The score is a product of counts, which has no rounding; of equal ones the lower rank wins.
+        self.best = int((correct & ~gone).sum()) * int((~correct & gone).sum()), 1
+
+    @torch.no_grad()
+    def won_by(self, model: nn.Module, rank: int) -> bool:
+        """Whether the network, in eval mode, beats all before it; `rank`, from 0, decides between equals."""
+        retained, forgot = len(self.retain), len(self.remember)  # at best
+        parts = [(rows, True) for rows in self.remember.split(SEARCH_BATCH)]
+        parts += [(rows, False) for rows in self.retain.split(SEARCH_BATCH)]
+        for rows, of_forgotten in parts:
+            for batch in self.view.select(rows).batches(SEARCH_BATCH):
+                correct = int((model(batch.images).argmax(1) == batch.labels).sum())
+                forgot -= correct if of_forgotten else 0
+                retained -= 0 if of_forgotten else len(rows) - correct
+            if (retained * forgot, -rank) < self.best:
+                return False
+        self.best = retained * forgot, -rank
+        return True
 
 
 @dataclass(frozen=True)
-class ClassGrams:
-    """Gram matrices of all classes together, and of some of them alone."""
+class Shared:
+    """What all class requests of a network have in common.
 
-    total: Grams
-    of_class: dict[int, Grams]
+    Attributes:
+        grams: by the name of a layer's weight.
+        logits: the original network's on validation data; None where there is nothing to choose.
+    """
 
-    def without(self, classes: tuple[int, ...]) -> Grams:
-        """Those of all other classes: a sum of outer products loses a part by subtraction."""
-        return {name: g - sum(self.of_class[c][name] for c in classes) for name, g in self.total.items()}
+    grams: dict[str, ClassGrams]
+    logits: Tensor | None
 
 
 class Kodge(Method):
@@ -117,63 +190,66 @@ class Kodge(Method):
     window: Count | None = 3  # a map wider than this many kernels is cut to one random window of that size
     max_patches: Count | None = 10_000  # of a convolution's input, over the retain set, and over the forget set
 
-    def prepare(self, model: nn.Module, problem: Problem) -> ClassGrams:
-        """Gram matrices of the first samples of each class: their sum, and those of classes that may be forgotten."""
+    def prepare(self, model: nn.Module, problem: Problem) -> Shared:
+        """One pass over the first samples of each class; classes that may be forgotten are kept apart."""
         view = problem.train
         classes = view.labels.unique().tolist()
         kept = len(classes) - 1  # a request forgets one class, or more
         if kept > self.samples:
             raise ValueError(f"samples is {self.samples}, but {kept} classes are retained; give at least that many")
+        count = self.samples // max(kept, 1)
         cap = None if self.max_patches is None else max(1, self.max_patches // max(kept, 1))
-        total: Grams = {}
-        of_class: dict[int, Grams] = {}
-        for c in classes:
-            part = first_of_class(view, c, self.samples // max(kept, 1))
-            grams = layer_grams(model, part, self.window, cap, partial(draw, problem, f"class {c}"))
-            total = {name: total[name] + g for name, g in grams.items()} if total else dict(grams)
-            if c in problem.forgotten_classes:
-                of_class[c] = grams
-        return ClassGrams(total, of_class)
+        chosen = view.select(torch.cat([first_of_class(view, c, count).rows for c in classes]))
+        grams = class_grams(model, chosen, self.window, cap, partial(draw, problem), problem.forgotten_classes)
+        choose = len(_tuple(self.alpha_r)) * len(_tuple(self.alpha_f)) > 1
+        return Shared(grams, predict(model, problem.validation) if choose else None)
 
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
         if not problem.forgotten_classes:
             raise ValueError("Kodge forgets whole classes; this forget set holds none whole")
-        alphas_r = sorted(_tuple(self.alpha_r), reverse=True)  # least change first: the first best wins
-        alphas_f = sorted(_tuple(self.alpha_f))
-        retain = self.shared(model, problem).without(problem.forgotten_classes)
+        shared = self.shared(model, problem)
         drawn = some_of(problem.forget, self.samples, problem)
-        forget = layer_grams(model, drawn, self.window, self.max_patches, partial(draw, problem, "forget set"))
+        forget = layer_grams(model, drawn, self.window, self.max_patches, partial(draw, problem))
 
-        candidate, best, best_score = copy.deepcopy(model), copy.deepcopy(model), float("-inf")
-        slots = {name: p for name, p in candidate.named_parameters() if name in retain}
-        weights = {name: grouped(p.detach().clone(), len(retain[name])) for name, p in slots.items()}
-        leftover = [{n: w - gram_solve(w, retain[n], a) for n, w in weights.items()} for a in alphas_r]
-        choose = len(alphas_r) * len(alphas_f) > 1
-        if choose:
-            best_score = self.score(model, problem)  # a choice must beat the original, else there is none
-            problem.notes.update(alpha_r=None, alpha_f=None)
-        for alpha_f in alphas_f:
-            for alpha_r, rest in zip(alphas_r, leftover, strict=True):
-                for name, weight in weights.items():
-                    updated = weight - gram_solve(rest[name], forget[name], alpha_f)
-                    slots[name].data.copy_(updated.reshape(slots[name].shape))
-                score = self.score(candidate, problem) if choose else 0.0
-                if score > best_score:
-                    best, best_score = copy.deepcopy(candidate), score
-                    problem.notes.update(alpha_r=alpha_r, alpha_f=alpha_f)
-        return best.eval()
+        alphas_r, alphas_f = sorted(_tuple(self.alpha_r), reverse=True), sorted(_tuple(self.alpha_f))
+        result = copy.deepcopy(model).eval()
+        slots = {name: p for name, p in result.named_parameters() if name in forget}
+        original = {name: p.detach().clone() for name, p in slots.items()}
+        removals = {}
+        for name, weight in original.items():
+            retain = shared.grams[name].without(problem.forgotten_classes)
+            removals[name] = removal(weight, retain, forget.pop(name), alphas_r)
+        search = None
+        if shared.logits is not None:
+            search = Search(shared.logits, problem.validation, problem.forgotten_classes)
+            problem.notes.update(alpha_r=None, alpha_f=None)  # a choice must beat the original, else there is none
+        best = original
+        for f in from_the_middle(alphas_f):
+            removed = {name: of(alphas_f[f]) for name, of in removals.items()}  # for each alpha_r
+            for r in from_the_middle(alphas_r):
+                for name, slot in slots.items():
+                    slot.data.copy_(original[name] - removed[name][r].reshape(slot.shape))
+                # Of equal scores the least change wins: the lowest alpha_f, then the highest alpha_r.
+                if search is None or search.won_by(result, rank=f * len(alphas_r) + r):
+                    best = {name: slot.detach().clone() for name, slot in slots.items()}
+                    problem.notes.update(alpha_r=alphas_r[r], alpha_f=alphas_f[f])
+        for name, slot in slots.items():
+            slot.data.copy_(best[name])
+        return result
 
-    def score(self, model: nn.Module, problem: Problem) -> float:
-        view = problem.validation
-        return class_score(predict(model, view), view.labels, problem.forgotten_classes, problem.classes)
 
-
-def draw(problem: Problem, part: str, weight: str) -> torch.Generator:
-    return problem.generator(f"patches of {part}: {weight}")
+def draw(problem: Problem, c: int | None, weight: str) -> torch.Generator:
+    """Of the window and the patches of a class on the retain side, or of the forget set."""
+    return problem.generator(f"patches of {'forget set' if c is None else f'class {c}'}: {weight}")
 
 
 def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def from_the_middle(values: Sequence[float]) -> list[int]:
+    """Positions in a grid, those in its middle first: where its author expects the best."""
+    return sorted(range(len(values)), key=lambda k: abs(2 * k - len(values) + 1))
 
 
 def first_of_class(view: View, c: int, count: int) -> View:
@@ -185,115 +261,3 @@ def some_of(forget: View, samples: int, problem: Problem) -> View:
     """`samples` of the forget set, or all of it if there are fewer."""
     drawn = torch.randperm(len(forget), generator=problem.generator("forget samples"))[:samples]
     return forget.select(forget.rows[drawn.to(forget.rows.device)])
-
-
-def grouped(weight: Tensor, groups: int) -> Tensor:
-    """A layer's weight as [groups, out / groups, d]."""
-    return weight.reshape(groups, weight.shape[0] // groups, -1)
-
-
-@torch.no_grad()
-def layer_grams(
-    model: nn.Module,
-    view: View,
-    window: int | None,
-    max_patches: int | None,
-    draw: Callable[[str], torch.Generator],
-) -> Grams:
-    """Sums of a a^T over the inputs of every linear map, by its weight's name: one pass, in eval mode.
-
-    Args:
-        model: left in the mode it had.
-        view: the samples whose representations are summed.
-        window, max_patches: as in `Kodge`; None takes everything.
-        draw: weight's name -> generator for its window and its patches.
-
-    Raises:
-        ValueError: a layer's weight was never used, so nothing is known of its inputs.
-    """
-    grams: Grams = {}
-    pickers: dict[tuple[str, int], PatchPicker] = {}
-    calls: Counter[str] = Counter()  # of each weight within one forward: a network may use one twice
-
-    def collect(call: Call) -> None:
-        if call.convolution is None:
-            rows = call.input.reshape(1, -1, call.input.shape[-1])
-        else:
-            use = call.name, calls[call.name]
-            calls[call.name] += 1
-            if use not in pickers:
-                generator = draw(call.name if use[1] == 0 else f"{call.name}, call {use[1]}")
-                kernel = (call.weight.shape[2], call.weight.shape[3])
-                pickers[use] = PatchPicker(kernel, call.convolution, len(view), window, max_patches, generator)
-            rows = pickers[use](call.input)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        product = rows.mT @ rows
-        grams[call.name] = grams[call.name] + product if call.name in grams else product
-
-    was_training = model.training
-    model.eval()
-    with linear_calls(model, collect):
-        for batch in view.batches(BATCH):
-            calls.clear()
-            model(batch.images)
-    model.train(was_training)
-    layers = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    if unseen := sorted(layers - grams.keys()):
-        raise ValueError(f"no input was seen at {', '.join(unseen)}: the network does not use these weights")
-    return grams
-
-
-class PatchPicker:
-    """Turns a convolution's input maps into its input patches, [groups, patches, d], batch by batch."""
-
-    def __init__(
-        self,
-        kernel: tuple[int, int],
-        convolution: Convolution,
-        images: int,
-        window: int | None,
-        max_patches: int | None,
-        generator: torch.Generator,
-    ) -> None:
-        self.kernel, self.convolution = kernel, convolution
-        self.images, self.window, self.max_patches = images, window, max_patches
-        self.generator = generator
-        self.corner: tuple[int, int] | None = None
-        self.chosen: Tensor | None = None  # sorted positions among all patches of all images
-        self.first = 0  # number of patches of the images before this batch
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.convolution.stride, self.convolution.dilation
-        maps = F.pad(self.crop(maps), self.convolution.padding)
-        patches = maps.unfold(2, (kh - 1) * dh + 1, sh).unfold(3, (kw - 1) * dw + 1, sw)[..., ::dh, ::dw]
-        n, _, rows, columns = patches.shape[:4]
-        here = torch.arange(n * rows * columns, device=maps.device)
-        if self.max_patches is not None:
-            here = here[self.wanted(rows * columns, len(here)).to(maps.device)]
-        per_image = rows * columns
-        picked = patches[here // per_image, :, here % per_image // columns, here % columns]  # [p, channels, kh, kw]
-        groups = self.convolution.groups
-        return picked.reshape(len(here), groups, maps.shape[1] // groups * kh * kw).transpose(0, 1)
-
-    def crop(self, maps: Tensor) -> Tensor:
-        kh, kw = self.kernel
-        height, width = maps.shape[2:]
-        if self.window is None or width <= self.window * kw:
-            return maps
-        high, wide = min(self.window * kh, height), self.window * kw
-        if self.corner is None:
-            top = int(torch.randint(height - high + 1, (), generator=self.generator))
-            self.corner = top, int(torch.randint(width - wide + 1, (), generator=self.generator))
-        top, left = self.corner
-        return maps[:, :, top : top + high, left : left + wide]
-
-    def wanted(self, per_image: int, count: int) -> Tensor:
-        """Which of this batch's patches are among the chosen ones, as positions within the batch."""
-        assert self.max_patches is not None
-        if self.chosen is None:
-            drawn = torch.randperm(self.images * per_image, generator=self.generator)
-            self.chosen = drawn[: self.max_patches].sort().values
-        inside = (self.chosen >= self.first) & (self.chosen < self.first + count)
-        positions = self.chosen[inside] - self.first
-        self.first += count
-        return positions

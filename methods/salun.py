@@ -22,7 +22,7 @@ code does instead: the changes since the start of the epoch shrink by the floor(
 smallest of them, t being the number of the epoch's first step and T that of all steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -33,15 +33,15 @@ from bench.config import Recipe
 from bench.problem import Problem
 from bench.training import Batch, Feed, Loss, cross_entropy, train
 from methods.base import EVERY_REQUEST, BatchSize, Card, Count, Method, Paper, Positive, Share
-from methods.steps import Passes, gradient, negative_cross_entropy, relabelled, top_share
+from methods.steps import Passes, gradient, negative_cross_entropy, relabelled, top_shares
 
 Objective = Literal["random_labels", "finetune", "gradient_ascent"]
 Variant = Literal["hard", "soft", "soft-code"]
 
 
-def saliency_mask(gradients: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """For each parameter's name, True where |gradient| is among the `share` largest of all entries together."""
-    return top_share({name: g.abs() for name, g in gradients.items()}, share)
+def saliency_masks(gradients: Mapping[str, Tensor], shares: Iterable[float]) -> Iterator[dict[str, Tensor]]:
+    """For each share, by parameter name: True where |gradient| is among that share of all entries, the largest."""
+    return top_shares({name: g.abs() for name, g in gradients.items()}, shares)
 
 
 def shrink(change: Tensor, by: float | Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class SalUn(Method):
         data, loss = self.task(problem)
         recipe = Recipe(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size)
         if self.variant == "hard":
-            mask = saliency_mask(gradient(model, problem.forget, self.batch_size), self.mask_share)
+            (mask,) = saliency_masks(gradient(model, problem.forget, self.batch_size), [self.mask_share])
             return train(model, data, loss, recipe, mask)
         step = self.soft_step if self.variant == "soft" else self.soft_step_of_the_code
         return train(model, data, loss, recipe, after_step=step(model, data.steps(self.batch_size)))

@@ -17,6 +17,7 @@ importance='batch'. The number of weights that are dampened is noted with the ru
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -41,6 +42,21 @@ def batch_importances(model: nn.Module, view: View, batch_size: int) -> dict[str
 def dampening_factor(forget: Tensor, whole: Tensor, alpha: float, dampening: float) -> Tensor:
     """min(1, dampening * whole / forget) where forget > alpha * whole, elsewhere 1; of the importances' shape."""
     return torch.where(forget > alpha * whole, (dampening * whole / forget).clamp(max=1), 1)
+
+
+def dampened(
+    model: nn.Module, forget: Mapping[str, Tensor], whole: Mapping[str, Tensor], alpha: float, dampening: float
+) -> tuple[nn.Module, int]:
+    """A copy of the network with its weights multiplied by these factors, in eval mode, and how many have changed.
+
+    `model` is untouched, so that one pair of importances, by parameter name, serves all settings of a grid.
+    """
+    result, changed = copy.deepcopy(model).eval(), 0
+    for name, importance in forget.items():
+        factor = dampening_factor(importance, whole[name], alpha, dampening)
+        result.get_parameter(name).data.mul_(factor)
+        changed += int((factor < 1).sum())
+    return result, changed
 
 
 class SSD(Method):
@@ -70,13 +86,9 @@ class SSD(Method):
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
         whole = self.shared(model, problem)
         forget = self.importances(model, problem.forget)
-        unlearned, dampened = copy.deepcopy(model).eval(), 0
-        for name, importance in forget.items():
-            factor = dampening_factor(importance, whole[name], self.alpha, self.dampening)
-            unlearned.get_parameter(name).data.mul_(factor)
-            dampened += int((factor < 1).sum())
-        problem.notes.update(dampened=dampened)
-        return unlearned
+        result, changed = dampened(model, forget, whole, self.alpha, self.dampening)
+        problem.notes.update(dampened=changed)
+        return result
 
     def importances(self, model: nn.Module, view: View) -> dict[str, Tensor]:
         measure = importances if self.importance == "sample" else batch_importances

@@ -101,6 +101,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/models.py": "config errors",
     "bench/weights.py": "config download errors layers models store",
     "bench/layers.py": "",
+    "bench/grams.py": "layers training",
     "bench/training.py": "config models seeds",
     "bench/problem.py": "config models seeds training",
     "bench/memorization.py": "config layers training",
@@ -123,7 +124,7 @@ def test_arrows_go_one_way(pattern):
 def test_methods_see_only_the_contract_the_problem_and_training():
     allowed = {
         f"bench.{name}"
-        for name in ("config", "errors", "problem", "requests", "training", "seeds", "layers", "concepts")
+        for name in ("config", "errors", "problem", "requests", "training", "seeds", "layers", "grams", "concepts")
     }
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem == "__init__":

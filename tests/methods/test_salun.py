@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import methods.salun
@@ -12,8 +14,8 @@ from bench.training import cross_entropy
 from methods.finetune import FineTune
 from methods.gradient_ascent import GradientAscent
 from methods.random_labels import RandomLabels
-from methods.salun import SalUn, saliency_mask, shrink
-from methods.steps import gradient, relabelled, top_share
+from methods.salun import SalUn, saliency_masks, shrink
+from methods.steps import gradient, relabelled, top_shares
 from tests.conftest import blobs, build, make_problem, without_dropout
 
 PLAIN = {"random_labels": RandomLabels, "finetune": FineTune, "gradient_ascent": GradientAscent}
@@ -39,7 +41,7 @@ def test_mask_is_the_top_share_over_all_parameters_together(share, trained):
     images, labels = blobs(160)
     magnitudes = {k: g.abs() for k, g in explicit_gradient(trained, images[labels == 2], labels[labels == 2]).items()}
     everything = sorted((v for g in magnitudes.values() for v in g.flatten().tolist()), reverse=True)
-    mask = saliency_mask(gradient(trained, make_problem().forget, batch_size=256), share)
+    (mask,) = saliency_masks(gradient(trained, make_problem().forget, batch_size=256), [share])
     kept = sum(int(m.sum()) for m in mask.values())
     assert kept == int(share * len(everything))
     smallest_kept = everything[kept - 1] if kept else float("inf")
@@ -48,21 +50,45 @@ def test_mask_is_the_top_share_over_all_parameters_together(share, trained):
 
 
 def test_mask_goes_by_the_absolute_value():
-    mask = saliency_mask({"a": torch.tensor([-3.0, 1.0, 2.0]), "b": torch.tensor([[-0.5]])}, 0.5)
+    (mask,) = saliency_masks({"a": torch.tensor([-3.0, 1.0, 2.0]), "b": torch.tensor([[-0.5]])}, [0.5])
     assert mask["a"].tolist() == [True, False, True]
     assert mask["b"].tolist() == [[False]]
 
 
 def test_ties_go_to_the_earlier_entry():
-    mask = top_share({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[2.0, 1.0]])}, 0.75)
+    (mask,) = top_shares({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[2.0, 1.0]])}, [0.75])
     assert mask["a"].tolist() == [True, True]
     assert mask["b"].tolist() == [[True, False]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), kinds=st.integers(1, 30), shares=st.lists(st.floats(0, 1), max_size=5))
+def test_masks_of_several_shares_are_those_of_a_stable_sort(seed, kinds, shares):
+    """Few distinct values, so that many are equal."""
+    values = torch.randint(0, kinds, (24,), generator=torch.Generator().manual_seed(seed)) / 7
+    order = sorted(range(24), key=lambda i: -values[i])
+    masks = list(top_shares({"a": values[:20].view(4, 5), "b": values[20:]}, shares))
+    assert len(masks) == len(shares)
+    for share, mask in zip(shares, masks, strict=True):
+        kept = torch.cat([mask["a"].flatten(), mask["b"]]).nonzero().flatten().tolist()
+        assert kept == sorted(order[: int(share * 24)])
+
+
+def test_one_gradient_pass_serves_the_masks_of_all_shares(trained):
+    passes = []
+    model = copy.deepcopy(trained)
+    model.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    masks = list(saliency_masks(gradient(model, make_problem().forget, batch_size=256), [k / 10 for k in range(1, 11)]))
+    assert passes == [40]
+    for smaller, larger in pairwise(masks):
+        assert all((smaller[name] <= larger[name]).all() for name in smaller)
+    assert all(mask.all() for mask in masks[-1].values())
 
 
 @pytest.mark.parametrize("objective", PLAIN)
 def test_masked_weights_keep_their_value_to_the_bit_and_others_move(objective, trained):
     images, labels = blobs(160)
-    mask = saliency_mask(explicit_gradient(trained, images[labels == 2], labels[labels == 2]), 0.3)
+    (mask,) = saliency_masks(explicit_gradient(trained, images[labels == 2], labels[labels == 2]), [0.3])
     method = SalUn(mask_share=0.3, objective=objective, epochs=3, lr=0.1, batch_size=40)
     after = dict(method.unlearn(trained, make_problem()).named_parameters())
     moved = 0

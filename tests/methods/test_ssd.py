@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from methods.ssd import SSD, dampening_factor
+from methods.ssd import SSD, dampened, dampening_factor
 from tests.conftest import blobs, make_problem
 
 
@@ -86,3 +86,15 @@ def test_what_was_prepared_is_used_and_the_retain_set_not_read_again(trained):
     assert problem.meter.counts()["read"] == {"forget": 40}
     alone = method.unlearn(trained, make_problem()).state_dict()
     assert all(torch.equal(ours[name], alone[name]) for name in alone)
+
+
+def test_a_grid_of_settings_shares_its_importances(trained):
+    """One pair of importances, and the given network, serve all settings: each as if run alone."""
+    problem, method = make_problem(), SSD(batch_size=16)
+    whole, forget = method.prepare(trained, problem.pool()), method.importances(trained, problem.forget)
+    for alpha, dampening in ((1.2, 1), (1.5, 0.8), (2, 0.5)):
+        ours, changed = dampened(trained, forget, whole, alpha, dampening)
+        task = make_problem()
+        alone = SSD(alpha=alpha, dampening=dampening, batch_size=16).unlearn(trained, task).state_dict()
+        assert changed == task.notes["dampened"] > 0
+        assert all(torch.equal(value, alone[name]) for name, value in ours.state_dict().items())
