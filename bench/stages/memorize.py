@@ -72,7 +72,8 @@ def subset(name: str, section: Memorization, k: int, n: int) -> np.ndarray:
 def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
     """What the network of the k-th subset gets right, and its confidence; for None, proxies and embeddings."""
     set_determinism()
-    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    benchmark = params.benchmark(name)
+    splits = setting.samples(store.dataset_folder(name), benchmark.training.precision)
     section, data = benchmark.memorization, splits["train"]
     assert section is not None
     n, classes = len(data), int(data.labels.max()) + 1

@@ -1,6 +1,7 @@
 """What a job needs to start from: samples on the device, the network's builder, an original's weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import datasets, models, store, weights
-from bench.config import Augmentation, Benchmark
+from bench.config import Augmentation, Benchmark, Precision
 from bench.errors import BadInput
 from bench.seeds import Key, derive
 from bench.training import Order, Samples, View, device, predict, shuffled
@@ -17,9 +18,14 @@ from bench.training import Order, Samples, View, device, predict, shuffled
 RESIDENT = 0.4  # largest part of a GPU's memory that the images may take
 
 
+def samples(folder: Path, precision: Precision = "float32") -> dict[str, Samples]:
+    """The splits of a prepared data set, on which networks compute in this precision."""
+    return {split: replace(samples, precision=precision) for split, samples in _resident(folder).items()}
+
+
 @cache
-def samples(folder: Path) -> dict[str, Samples]:
-    """The splits of a prepared data set, read once a process: on the device where they fit, else mapped from disk."""
+def _resident(folder: Path) -> dict[str, Samples]:
+    """The splits, read once a process: on the device where they fit, else mapped from disk."""
     dataset, to = datasets.load(folder), device()
     mean, std = torch.from_numpy(dataset.mean).to(to), torch.from_numpy(dataset.std).to(to)
     size = sum(getattr(dataset, split).images.nbytes for split in store.SPLITS)

@@ -27,7 +27,8 @@ def train_original(params: Params, name: str, seed: int) -> float:
         BadInput: the training diverged; nothing is stored.
     """
     set_determinism()
-    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    benchmark = params.benchmark(name)
+    splits = setting.samples(store.dataset_folder(name), benchmark.training.precision)
     key, data, recipe = setting.base_key(name, seed), splits["train"], benchmark.training
     view = setting.everything(data, setting.base_order(name, seed, len(data)), key, recipe.augmentation)
     model = train(setting.fresh(name, benchmark, seed, data), view, classification(recipe), recipe)

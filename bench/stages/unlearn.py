@@ -72,7 +72,8 @@ def jobs(params: Params, benchmark: str, method: str) -> list[Job]:
 def one_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
     """Unlearn each chain of targets, store predictions and sidecars; return status, seconds, memory of each run."""
     set_determinism()
-    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    benchmark = params.benchmark(name)
+    splits = setting.samples(store.dataset_folder(name), benchmark.training.precision)
     algorithm = methods.create(params.file(method), params.hyperparameters(method, name), f"methods.{method}")
     warm_up(name, benchmark, splits["train"])
     original = setting.load_original(name, benchmark, seed, splits["train"])
@@ -158,7 +159,7 @@ def one_run(
     seed: int,
 ) -> tuple[dict[str, Any], nn.Module | None]:
     """One run: its record, and the network that it left, none if it failed."""
-    splits = setting.samples(store.dataset_folder(name))
+    splits = setting.samples(store.dataset_folder(name), params.benchmark(name).training.precision)
     path = store.run_file(name, method, target.name, seed)
     artifacts = store.artifacts_file(name, method, target.name, seed)
     for old in (path, artifacts):
@@ -252,7 +253,8 @@ def checked_logits(model: nn.Module, splits: dict[str, Samples], classes: int) -
 
 def target_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:
     """The problem of one target and seed."""
-    benchmark, splits = params.benchmark(name), setting.samples(store.dataset_folder(name))
+    benchmark = params.benchmark(name)
+    splits = setting.samples(store.dataset_folder(name), benchmark.training.precision)
     samples = splits["train"]
     return problem(
         samples,
