@@ -14,7 +14,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -28,7 +28,8 @@ def run(gpus: int, function: Callable[..., Result], *arguments: Any) -> Result:
     """What `function(*arguments)` returns in the first of so many processes that all call it.
 
     Args:
-        function: of a module, so that a process finds it by its name.
+        function: of a module, so that a process finds it by its name. It may return anything but tensors, whose
+            memory would go with the process.
 
     Raises:
         BadInput: the machine has some GPUs, but not so many; or the function raised it.
@@ -45,16 +46,22 @@ def run(gpus: int, function: Callable[..., Result], *arguments: Any) -> Result:
         processes = start_processes(
             _process, (gpus, folder, sender, function, arguments), nprocs=gpus, join=False, start_method="spawn"
         )
-        result = None
+        found: list[Any] = []  # what was sent: a result, or errors of a user
+
+        def fetch() -> None:
+            while receiver.poll():
+                found.append(receiver.recv())
+
         try:
             while not processes.join(0.1):
-                if result is None and receiver.poll():
-                    result = receiver.recv()
+                fetch()  # else who sends much would wait
         except ProcessException:
-            if receiver.poll() and isinstance(error := receiver.recv(), BadInput):
-                raise error from None
+            fetch()
+            if found and isinstance(found[0], BadInput):
+                raise found[0] from None
             raise
-        return receiver.recv() if result is None else result
+        fetch()
+        return cast(Result, found[0])
 
 
 def _process(
