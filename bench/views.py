@@ -122,13 +122,13 @@ def crop_and_flip(images: Tensor, corners: Tensor | None, flipped: Tensor) -> Te
     columns = torch.where(flipped[:, None], columns.flip(0), columns)  # [b, width]
     if corners is None:
         return images.gather(3, columns[:, None, None].expand(images.shape))
-    rows, columns = corners[:, :1] + rows, corners[:, 1:] + columns
     padded = F.pad(images, (PADDING,) * 4)
-    each = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    rows, columns = corners[:, :1] + rows, corners[:, 1:] + columns
+    places = rows[:, :, None] * padded.shape[3] + columns[:, None]  # [b, height, width], in a flattened padded image
+    every = places.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return padded.flatten(2).gather(2, every).view(images.shape)
 
 
-Step = TypeVar("Step")  # what the loss reads in one step: a batch, or several
 Step_co = TypeVar("Step_co", covariant=True)
 
 
