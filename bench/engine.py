@@ -148,9 +148,11 @@ def _beside(device: torch.device) -> Iterator[None]:
         return
     stream, current = _stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()  # a recording's memory may go only when no replay runs any more
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()  # a recording's memory may go only when no replay runs any more
 
 
 def record(work: Callable[[], None]) -> Callable[[], None]:

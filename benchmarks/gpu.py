@@ -33,11 +33,10 @@ from limits import clock, measured, speed
 from stacking import SMALL, alone, in_processes, on_streams, stacked
 from torch import nn
 
-from bench import config, engine, models, prepare, provenance, store
+from bench import config, engine, models, provenance, store
 from bench.checkpoint import fingerprint
 from bench.config import Benchmark, Recipe
-from bench.stages import setting, unlearn
-from bench.stages.train import train_original
+from bench.stages import setting
 from bench.training import Samples, View, classification, device, predict, set_determinism, shuffled, train
 
 FAST = {"batch_size": 256, "lr": 0.2, "nesterov": True, "schedule": "one-cycle", "augmentation": "crop-flip"}
@@ -200,6 +199,8 @@ def unpacked(work: Path) -> Path:
 
 def prepared(name: str, benchmark: Benchmark, work: Path) -> dict[str, Samples]:
     """The benchmark's data set on the device, made where it is not there yet."""
+    from bench import prepare  # what it needs, the other pieces do without
+
     folder = work / store.dataset_folder(name)
     if not (folder / "audit.json").exists():
         os.environ[store.VARIABLE] = str(unpacked(work))
@@ -253,6 +254,9 @@ def accuracy(scale: Scale, work: Path) -> None:
 
 def of_methods(scale: Scale, work: Path, only: list[str]) -> None:
     """One seed, one class and one random request; scores of memorization are drawn at random."""
+    from bench.stages import unlearn
+    from bench.stages.train import train_original
+
     name, started = scale("cifar10-jpeg-resnet18", "digits-resnet"), time.monotonic()
     params = config.load(ROOT / "params.yaml")
     given = params.benchmark(name)
