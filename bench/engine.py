@@ -56,9 +56,9 @@ def learning_rates(recipe: Recipe, steps: int) -> Iterator[float]:
     """The learning rate of each of so many steps, as torch's schedulers have it."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=recipe.lr)
     schedule = _schedule(optimizer, recipe, steps)
+    optimizer.step()  # a scheduler warns if none came before
     while True:
         yield optimizer.param_groups[0]["lr"]
-        optimizer.step()
         if schedule is not None:
             schedule.step()
 

@@ -27,7 +27,7 @@ class Limits:
     """Measured rates.
 
     Attributes:
-        product: of a large matrix product, operations a second.
+        product: of a large matrix product, or of a large convolution where that is faster, operations a second.
         copy: of a large copy, bytes read and written a second.
     """
 
@@ -35,14 +35,19 @@ class Limits:
     copy: float
 
     def __str__(self) -> str:
-        return f"{self.product / 1e12:,.2f} TFLOP/s in a matrix product, {self.copy / 1e9:,.0f} GB/s in a copy"
+        return f"{self.product / 1e12:,.2f} TFLOP/s in products, {self.copy / 1e9:,.0f} GB/s in a copy"
 
 
 def measured(device: torch.device, dtype: torch.dtype, size: int = 0) -> Limits:
-    """Of this device, with products of this type; NumPy's product counts where it is the faster one of a CPU."""
+    """Of this device, with products of this type; on a CPU, NumPy's product counts too."""
     size = size or (8192 if device.type == "cuda" else 1024)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    channels, batch = min(size // 8, 512), max(size // 32, 1)
+    image = torch.randn(batch, channels, 16, 16, device=device).to(dtype).to(memory_format=torch.channels_last)
+    kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype).to(memory_format=torch.channels_last)
     products = each(lambda: a @ b, 6, clock(device))
+    convolutions = each(lambda: F.conv2d(image, kernel, padding=1), 6, clock(device))
+    of_convolution = 2 * batch * 14**2 * 9 * channels**2 / min(convolutions)  # the black around is not counted
     if device.type == "cpu" and dtype == torch.float32:
         x, y = a.numpy(), b.numpy()
         with threadpool_limits(1):
@@ -50,7 +55,7 @@ def measured(device: torch.device, dtype: torch.dtype, size: int = 0) -> Limits:
     source = torch.empty(16 * size * size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copies = each(lambda: target.copy_(source), 6, clock(device))
-    return Limits(2 * size**3 / min(products), 2 * source.numel() / min(copies))
+    return Limits(max(2 * size**3 / min(products), of_convolution), 2 * source.numel() / min(copies))
 
 
 def clock(device: torch.device) -> Callable[[], float]:
@@ -134,4 +139,4 @@ def speed(architecture: str, shape: models.Shape, n: int, recipe: Recipe, limits
     rate = epochs * n / (run(1 + epochs) - one)
     batch = next(view.batches(recipe.batch_size)).images
     work = training_work(models.build(architecture, shape, 10, 0).to(to), batch, limits, recipe.precision == "bf16")
-    return Speed(rate, len(batch) / work.seconds, first - n / rate)
+    return Speed(rate, len(batch) / work.seconds, max(first - n / rate, 0.0))
