@@ -45,7 +45,7 @@ METHODS = Path(__file__).resolve().parent.parent / "methods"
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "one-cycle", "cosine", "multistep"]
 Augmentation = Literal["none", "flip", "crop-flip"]
-
+Precision = Literal["float32", "tf32", "bf16"]
 
 NETWORKS = (  # those of bench/models.py; any other is `timm/NAME` or `torchvision/NAME`
     "resnet-small",
@@ -58,7 +58,12 @@ NETWORKS = (  # those of bench/models.py; any other is `timm/NAME` or `torchvisi
 
 
 class Recipe(Section):
-    """How a network is trained: SGD (Nesterov where `nesterov`), or Adam or AdamW, which take no momentum from here."""
+    """How a network is trained: SGD (Nesterov where `nesterov`), or Adam or AdamW, which take no momentum from here.
+
+    Of a benchmark's recipe, `augmentation` and `precision` hold for what its methods train as well. Precision is that
+    of products of float32 numbers: as they are, with factors rounded to TF32 (on a GPU; a CPU has none), or in
+    bfloat16 (on either); predictions are never below TF32.
+    """
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
@@ -73,6 +78,9 @@ class Recipe(Section):
     warmup: Annotated[int, Field(ge=0)] = 0  # epochs in which lr rises linearly, before the schedule begins
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = "none"  # of training batches; crops are out of 4 pixels of black around
+    precision: Precision = "float32"
+    compile: bool = False  # by torch.compile, on a GPU; minutes once a process, and other last bits
+    gpus: Annotated[int, Field(ge=1)] = 1  # over which each batch is split
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -80,6 +88,8 @@ class Recipe(Section):
             raise ValueError("nesterov needs a momentum above 0")
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise ValueError("milestones and `schedule: multistep` go together")
+        if self.batch_size % self.gpus:
+            raise ValueError(f"batches of {self.batch_size} do not split evenly over {self.gpus} gpus")
         if self.warmup and self.schedule == "one-cycle":
             raise ValueError("one-cycle has a warm-up of its own; leave `warmup` out")
         if self.epochs and max(self.milestones, default=0) >= self.epochs:

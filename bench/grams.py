@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.layers import Call, Convolution, linear_calls
-from bench.training import View
+from bench.views import View
 
 Draw = Callable[[int | None, str], torch.Generator]  # class or None, weight's name -> generator of patches
 BATCH = 100  # samples of a forward pass: bounds the memory of maps and patches

@@ -51,6 +51,7 @@ class Meter:
         def came_back(gradient: Tensor) -> None:
             self.backward += samples_in(gradient)
 
+        passed.counts_samples = True  # type: ignore[attr-defined]  # `bench.engine` tells it what no call shows
         model.register_forward_hook(passed)
         return model
 
@@ -243,10 +244,13 @@ class Problem:
             raise ValueError(f"the forget set has {len(rows)} of {n} samples; it must be neither empty nor everything")
         if order is not None and not torch.equal(order.sort().values.cpu(), torch.arange(n)):
             raise ValueError(f"order must be a permutation of 0 to {n - 1}")
+        precision = recipe.precision if recipe is not None else "float32"
         return problem(
-            Samples(images, labels.long()),
+            Samples(images, labels.long(), precision=precision),
             rows,
-            validation=None if validation is None else Samples(validation[0], validation[1].long()),
+            validation=None
+            if validation is None
+            else Samples(validation[0], validation[1].long(), precision=precision),
             classes=classes or int(labels.max()) + 1,
             key=("notebook", seed),
             base_order=Order(n, ("notebook", seed), order),

@@ -71,7 +71,7 @@ def recipe_score(params: config.Params, changes: dict) -> float:
     """Mean validation accuracy of originals trained with the recipe changed."""
     set_determinism()
     benchmark = params.benchmark(RECIPE_OF)
-    splits = setting.samples(store.dataset_folder(RECIPE_OF), benchmark.architecture)
+    splits = setting.samples(store.dataset_folder(RECIPE_OF), benchmark)
     recipe = benchmark.training.model_copy(update={"epochs": 6} | changes)
     held_out, accuracies = setting.everything(splits["validation"]), []
     for seed in range(30):
@@ -85,7 +85,7 @@ def score(params: config.Params, name: str, method: str, hyperparameters: dict) 
     """The validation score of one setting, 0 where its network diverges."""
     set_determinism()
     folder, benchmark = store.dataset_folder(name), params.benchmark(name)
-    dataset, splits = datasets.load(folder), setting.samples(folder, benchmark.architecture)
+    dataset, splits = datasets.load(folder), setting.samples(folder, benchmark)
     algorithm = methods.create(method, hyperparameters, method)
     targets = [t for t in forget.of_benchmark(name, benchmark) if t.request in ("class", "random")]
     targets = [t for t in targets if t.kinds <= algorithm.card.serves]

@@ -33,7 +33,7 @@ GRID += [({"poison": "localized", "relabel": label, "locator": "integrated_gradi
 
 def task(seed: int, target: int) -> Problem:
     """The problem of forgetting one class."""
-    splits = setting.samples(store.dataset_folder(BENCHMARK), config.load().benchmark(BENCHMARK).architecture)
+    splits = setting.samples(store.dataset_folder(BENCHMARK), config.load().benchmark(BENCHMARK))
     train = splits["train"]
     return problem(
         train,
@@ -48,7 +48,7 @@ def task(seed: int, target: int) -> Problem:
 def of_seed(params: config.Params, seed: int) -> np.ndarray:
     """Accuracies of a seed, mean over targets: the original's, then each setting's, [1 + settings, 3]."""
     set_determinism()
-    splits = setting.samples(store.dataset_folder(BENCHMARK), params.benchmark(BENCHMARK).architecture)
+    splits = setting.samples(store.dataset_folder(BENCHMARK), params.benchmark(BENCHMARK))
     original = setting.load_original(BENCHMARK, params.benchmark(BENCHMARK), seed, splits["train"])
     prepared = methods.create("concept_poison", {}, "").prepare(original, task(seed, TARGETS[0]).pool())
     test, results = setting.everything(splits["test"]), []

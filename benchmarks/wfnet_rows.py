@@ -33,7 +33,7 @@ def measure(params: Params, name: str, seed: int) -> dict[str, float]:
     """One round, all rows."""
     set_determinism()
     benchmark = params.benchmark(name)
-    splits = setting.samples(store.dataset_folder(name), benchmark.architecture)
+    splits = setting.samples(store.dataset_folder(name), benchmark)
     original = setting.load_original(name, benchmark, seed, splits["train"])
     algorithm = methods.create(METHOD, params.hyperparameters(METHOD, name), METHOD)
     everything = Target("all", "all", frozenset({"class"}), (), NONE)

@@ -23,7 +23,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.config import Recipe
+from bench.config import Precision, Recipe
 from bench.problem import Problem
 from bench.seeds import Key
 from bench.training import Batch, View, train
@@ -43,6 +43,10 @@ class MaxThenMin:
     @property
     def key(self) -> Key:
         return self.retain.key
+
+    @property
+    def precision(self) -> Precision:
+        return self.retain.precision
 
     def steps(self, batch_size: int) -> int:
         """Those of an epoch with both; the rate is constant, so that it needs no exact count."""

@@ -27,7 +27,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.config import Recipe
+from bench.config import Precision, Recipe
 from bench.problem import Problem
 from bench.seeds import Key
 from bench.training import Batch, View, cross_entropy, shuffled, train
@@ -43,6 +43,10 @@ class WithNoise:
     labels: Tensor  # int64 [k]
     copies: int
     key: Key
+
+    @property
+    def precision(self) -> Precision:
+        return self.retain.precision
 
     def __len__(self) -> int:
         return len(self.retain) + self.copies * len(self.noise)

@@ -304,10 +304,15 @@ def test_jobs_see_images_so_normalised(folder, tmp_path):
     tensors |= {f"{s}_labels": np.arange(2) for s in one}
     tensors |= {"mean": np.full(3, 0.25, np.float32), "std": np.full(3, 0.5, np.float32)}
     store.write_tensors(data / "samples.safetensors", tensors)
-    plain = setting.samples(data, Network(name="torchvision/vgg11_bn"))["train"].input(torch.tensor([0]))
+
+    def train_samples(network: Network) -> Any:
+        benchmark: Any = SimpleNamespace(architecture=network, training=SimpleNamespace(precision="float32"))
+        return setting.samples(data, benchmark)["train"]
+
+    plain = train_samples(Network(name="torchvision/vgg11_bn")).input(torch.tensor([0]))
     assert plain.flatten()[0].item() == pytest.approx((128 / 255 - 0.25) / 0.5)
     tag = Pretrained(on="imagenet", tag="IMAGENET1K_V1")
-    published = setting.samples(data, Network(name="torchvision/vgg11_bn", pretrained=tag))["train"]
+    published = train_samples(Network(name="torchvision/vgg11_bn", pretrained=tag))
     found = published.input(torch.tensor([1]))[0, :, 0, 0].tolist()
     expected = zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
     assert found == pytest.approx([(128 / 255 - mean) / std for mean, std in expected], rel=1e-5)

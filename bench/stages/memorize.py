@@ -73,7 +73,7 @@ def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
     """What the network of the k-th subset gets right, and its confidence; for None, proxies and embeddings."""
     set_determinism()
     benchmark = params.benchmark(name)
-    splits = setting.samples(store.dataset_folder(name), benchmark.architecture)
+    splits = setting.samples(store.dataset_folder(name), benchmark)
     section, data = benchmark.memorization, splits["train"]
     assert section is not None
     n, classes = len(data), int(data.labels.max()) + 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import datasets, models, store, weights
-from bench.config import Augmentation, Benchmark, Network
+from bench.config import Augmentation, Benchmark, Network, Precision
 from bench.errors import BadInput
 from bench.seeds import Key, derive
 from bench.training import Order, Samples, View, device, predict, shuffled
@@ -17,12 +17,17 @@ from bench.training import Order, Samples, View, device, predict, shuffled
 RESIDENT = 0.4  # largest part of a GPU's memory that the images may take
 
 
-@cache
-def samples(folder: Path, network: Network) -> dict[str, Samples]:
+def samples(folder: Path, benchmark: Benchmark) -> dict[str, Samples]:
     """The splits of a prepared data set, read once a process: on the device where they fit, else mapped from disk.
 
-    They are normalised as the network's pretrained weights want it, else by the training images' own mean and std.
+    They are normalised as the benchmark's pretrained weights want it, else by the training images' own mean and std;
+    networks train on them in its recipe's precision.
     """
+    return _samples(folder, benchmark.architecture, benchmark.training.precision)
+
+
+@cache
+def _samples(folder: Path, network: Network, precision: Precision) -> dict[str, Samples]:
     dataset, to = datasets.load(folder), device()
     mean, std = (torch.from_numpy(values).to(to) for values in (dataset.mean, dataset.std))
     if published := weights.normalisation(network):
@@ -35,6 +40,7 @@ def samples(folder: Path, network: Network) -> dict[str, Samples]:
             torch.from_numpy(getattr(dataset, split).labels).to(to),
             mean,
             std,
+            precision=precision,
         )
         for split in store.SPLITS
     }

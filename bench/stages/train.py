@@ -28,7 +28,7 @@ def train_original(params: Params, name: str, seed: int) -> float:
     """
     set_determinism()
     benchmark = params.benchmark(name)
-    splits = setting.samples(store.dataset_folder(name), benchmark.architecture)
+    splits = setting.samples(store.dataset_folder(name), benchmark)
     key, data, recipe = setting.base_key(name, seed), splits["train"], benchmark.training
     view = setting.everything(data, setting.base_order(name, seed, len(data)), key, recipe.augmentation)
     model = train(setting.fresh(name, benchmark, seed, data), view, classification(recipe), recipe)

@@ -73,7 +73,7 @@ def one_job(params: Params, name: str, method: str, chains: list[list[Target]], 
     """Unlearn each chain of targets, store predictions and sidecars; return status, seconds, memory of each run."""
     set_determinism()
     benchmark = params.benchmark(name)
-    splits = setting.samples(store.dataset_folder(name), benchmark.architecture)
+    splits = setting.samples(store.dataset_folder(name), benchmark)
     algorithm = methods.create(params.file(method), params.hyperparameters(method, name), f"methods.{method}")
     warm_up(name, benchmark, splits["train"])
     original = setting.load_original(name, benchmark, seed, splits["train"])
@@ -159,7 +159,7 @@ def one_run(
     seed: int,
 ) -> tuple[dict[str, Any], nn.Module | None]:
     """One run: its record, and the network that it left, none if it failed."""
-    splits = setting.samples(store.dataset_folder(name), params.benchmark(name).architecture)
+    splits = setting.samples(store.dataset_folder(name), params.benchmark(name))
     path = store.run_file(name, method, target.name, seed)
     artifacts = store.artifacts_file(name, method, target.name, seed)
     for old in (path, artifacts):
@@ -254,7 +254,7 @@ def checked_logits(model: nn.Module, splits: dict[str, Samples], classes: int) -
 def target_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:
     """The problem of one target and seed."""
     benchmark = params.benchmark(name)
-    splits = setting.samples(store.dataset_folder(name), benchmark.architecture)
+    splits = setting.samples(store.dataset_folder(name), benchmark)
     samples = splits["train"]
     return problem(
         samples,
