@@ -96,6 +96,7 @@ def stop(number: int, frame: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)
+    os.environ.update(dict.fromkeys(jobs.THREADS, "1"))
     if sys.platform == "linux":
-        jobs.start_method = "fork"  # torch is imported once; nothing here has started threads or CUDA
+        jobs.start_method = "fork"  # torch is imported once: this process starts neither threads nor CUDA before
     sys.exit(main())

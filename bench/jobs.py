@@ -221,21 +221,39 @@ def _on_dask(function: Callable[..., Any], todo: list[Job], label: str) -> Done:
         ) from None
     with client, tempfile.NamedTemporaryFile(dir=os.getcwd(), prefix=".lethe-") as mark:
         _bring_workers_here(client, label)
-        futures = {client.submit(_there, mark.name, function, job, pure=False): i for i, job in enumerate(todo)}
-        try:
-            for future in as_completed(futures):
-                try:
-                    result = future.result()
-                except KilledWorker:
-                    result = LOST
-                except CancelledError:
-                    raise BadInput(f"{label}: the Dask scheduler at {address} is gone") from None
-                yield futures[future], result
+        futures: dict[Any, int] = {}
+
+        def submit(i: int) -> Any:
+            future = client.submit(_there, mark.name, function, todo[i], pure=False)
+            futures[future] = i
+            return future
+
+        def outcome(future: Any) -> Any:
+            try:
+                return future.result()
+            except KilledWorker:
+                return LOST
+            except CancelledError:
+                raise BadInput(f"{label}: the Dask scheduler at {address} is gone") from None
+            finally:
                 future.release()
+
+        try:
+            suspects = []
+            for future in as_completed([submit(i) for i in range(len(todo))]):
+                if (result := outcome(future)) is LOST:
+                    suspects.append(futures[future])
+                else:
+                    yield futures[future], result
+            for i in suspects:  # alone: Dask also blames a job that waited at a worker which another one killed
+                yield i, outcome(submit(i))
         except BaseException:  # Dask does not stop what runs: an abandoned job could still write
             with suppress(Exception):
                 busy = [worker for worker, keys in client.processing().items() if keys]
                 client.cancel(list(futures), force=True)
+                deadline = time.monotonic() + 5
+                while any(client.processing().values()) and time.monotonic() < deadline:  # cancelled is not yet gone
+                    time.sleep(0.05)
                 client.restart_workers(busy, timeout=30)
             raise
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,14 @@ def refuse(x: int) -> None:
 
 def fail(x: int) -> None:
     raise ZeroDivisionError(f"in job {x}")
+
+
+def refuse_beside_a_long_job(x: int, folder: Path) -> None:
+    if x == 0:
+        (folder / str(os.getpid())).touch()
+        time.sleep(10 * PATIENCE)
+    wait_for(lambda: list(folder.iterdir()))
+    raise BadInput("job 1 is refused")
 
 
 def where(x: int, folder: Path) -> tuple[int, str | None, str]:
@@ -91,6 +100,12 @@ def test_what_is_recorded_of_such_a_job_is_the_callers_choice(start_method):
 def test_a_jobs_bad_input_reaches_the_caller(start_method):
     with pytest.raises(BadInput, match="job 1 is refused"):
         fan_out(refuse, [(1,)], "refused")
+
+
+def test_an_error_ends_the_jobs_that_still_run(start_method, tmp_path):
+    with pytest.raises(BadInput, match="job 1 is refused"):
+        fan_out(refuse_beside_a_long_job, [(0, tmp_path), (1, tmp_path)], "refused")
+    assert wait_for(lambda: not any(running(path.name) for path in tmp_path.iterdir()))
 
 
 def test_what_else_a_job_raises_comes_with_its_traceback(start_method):
@@ -207,7 +222,7 @@ def cluster():
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
     path, here = list(sys.path), os.getcwd()
     sys.path[:] = [entry for entry in path if Path(entry or here).resolve() != ROOT]  # workers are given a copy of it
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         sys.path[:] = path
         yield cluster
 
@@ -231,6 +246,20 @@ class TestDask:
         with pytest.raises(BadInput, match="job 1 is refused"):
             fan_out(refuse, [(1,)], "refused")
 
+    def test_an_error_ends_the_jobs_that_still_run(self, tmp_path):
+        with pytest.raises(BadInput, match="job 1 is refused"):
+            fan_out(refuse_beside_a_long_job, [(0, tmp_path), (1, tmp_path)], "refused")
+        assert wait_for(lambda: not any(running(path.name) for path in tmp_path.iterdir()))
+
+    @pytest.mark.parametrize("folder", ["absent", "a copy"])
+    def test_a_worker_without_the_folder_is_an_error(self, folder, monkeypatch):
+        mark = SimpleNamespace(NamedTemporaryFile=lambda **options: nullcontext(SimpleNamespace(name="/nowhere/.mark")))
+        monkeypatch.setattr(jobs, "tempfile", mark)
+        if folder == "absent":
+            monkeypatch.setattr(jobs, "os", SimpleNamespace(environ=os.environ, getcwd=lambda: "/nowhere"))
+        with pytest.raises(BadInput, match=r"a Dask worker .*/nowhere.*on a filesystem that they share"):
+            fan_out(square, [(1,)], "squares")
+
     def test_workers_see_changed_code(self, tmp_path, monkeypatch):
         """A worker serves many stages; what it has imported in one must not make the results of the next."""
         package = tmp_path / "methods"
@@ -247,3 +276,12 @@ class TestDask:
             from methods.changing import answer as function
 
             assert fan_out(function, [(), ()], "answers") == [answer] * 2
+
+
+def test_a_dask_worker_that_runs_jobs_in_threads_is_an_error(monkeypatch):
+    """Jobs of one process would share torch's threads and generators."""
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as cluster:
+        monkeypatch.setenv("LETHE_DASK", cluster.scheduler_address)
+        with pytest.raises(BadInput, match="--nthreads 1"):
+            fan_out(square, [(1,)], "squares")

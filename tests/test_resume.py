@@ -316,7 +316,7 @@ class TestStoppedStage:
         one = everything(workers=1)
         assert len(one) == 2 + 2 + 1 + 3 * 4
         assert everything(workers=2) == one
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
             assert everything("--dask", cluster.scheduler_address) == one
 
 
