@@ -7,7 +7,9 @@ with exit status 1.
 import argparse
 import importlib
 import os
+import signal
 import sys
+from typing import Any
 
 from bench import config, jobs
 from bench.config import Params
@@ -32,14 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.workers is not None:
         os.environ[jobs.WORKERS] = str(options.workers)
+    if options.dask is not None:
+        os.environ[jobs.DASK] = options.dask
     try:
         print(run(options), flush=True)
     except BadInput as error:
         print(f"lethe: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("lethe: stopped; stages that had finished are kept, `dvc repro` goes on from there", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print("lethe: stopped; jobs that had finished are kept, `dvc repro` goes on from there", file=sys.stderr)
+        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
     return 0
 
 
@@ -71,6 +75,7 @@ def check_methods(params: Params) -> None:
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     root.add_argument("--workers", type=int, help=f"worker processes (default: {jobs.WORKERS}, else one a core)")
+    root.add_argument("--dask", metavar="ADDRESS", help=f"a Dask scheduler to run jobs on (default: {jobs.DASK})")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage, names in STAGES.items():
         sub = commands.add_parser(stage, help=f"run the stage `{stage}`")
@@ -84,5 +89,14 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def stop(number: int, frame: Any) -> None:
+    """SIGTERM stops as Ctrl-C does: workers are ended first."""
+    raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    os.environ.update(dict.fromkeys(jobs.THREADS, "1"))
+    if sys.platform == "linux":
+        jobs.start_method = "fork"  # torch is imported once: this process starts neither threads nor CUDA before
     sys.exit(main())

@@ -9,6 +9,7 @@
                                                  seed-S.artifacts.safetensors: tensors kept for analysis
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, method.json
+    data/unfinished/STAGE/...                    what a stage that is not finished has made so far
     reports/BENCHMARK/                           leaderboard.csv and .md, metrics.json, timings.csv and .md, figures/
 
 Everything but `data/costs` depends on code, parameters and seeds alone, and so has the same bytes
@@ -240,4 +241,16 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with _reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link(path: Path, to: Path) -> None:
+    """The file under a second name, on filesystems without hard links as a copy; it appears whole or not at all."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.unlink(missing_ok=True)
+    try:
+        os.link(path, to)
+    except OSError:
+        with writing(to) as copy, path.open("rb") as original:
+            shutil.copyfileobj(original, copy)

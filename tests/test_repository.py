@@ -111,6 +111,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/memorization.py": "config layers training",
     "bench/concepts.py": "errors layers store training",
     "bench/jobs.py": "errors",
+    "bench/resume.py": "config datasets errors jobs provenance store",
     "bench/metrics/*.py": "config errors store datasets forget metrics",
     "bench/report/*.py": "config errors requests store metrics report",
     "bench/figures/*.py": "config errors requests store metrics report figures",

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import datasets, forget, store
+from bench import datasets, forget, resume, store
 from bench.config import Memorization, Params
 from bench.errors import BadInput
-from bench.jobs import fan_out
 from bench.memorization import TIES, memorization, proxies, subset_outputs
 from bench.metrics.memorization import entanglement, rank_correlations
 from bench.seeds import derive, numpy_generator
@@ -34,13 +33,16 @@ def run(params: Params, benchmark: str) -> str:
         memorization(member, member)  # before anything is trained
     except ValueError as error:
         raise BadInput(f"params.yaml: benchmarks.{benchmark}.memorization.models: {error}") from None
-    jobs: list[tuple[Any, ...]] = [(params, benchmark, k) for k in (None, *range(section.models))]
-    (found, phi), *parts = fan_out(one, jobs, f"memorize {benchmark}")
-    correct, confidence = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
-    estimate = memorization(member, correct) + TIES * memorization(member, confidence)
-    scores = {"memorization": estimate.numpy()} | found
-    store.write_tensors(store.scores_file(benchmark), scores)
-    store.write_json(summary, describe(params, benchmark, scores, phi))
+    jobs = [resume.Job((params, benchmark, k), k) for k in range(section.models)]
+    jobs = [resume.Job((params, benchmark, None), ["proxies", params.benchmark(benchmark).seeds[0]]), *jobs]
+    with resume.unfinished(params, "memorize", benchmark) as unfinished:
+        found, *parts = unfinished.fan_out(one, jobs, f"memorize {benchmark}")
+        correct, confidence = (torch.from_numpy(np.stack([p[key] for p in parts])) for key in ("correct", "confidence"))
+        estimate = memorization(member, correct) + TIES * memorization(member, confidence)
+        phi = found.pop("embeddings")
+        scores = {"memorization": estimate.numpy()} | found
+        store.write_tensors(store.scores_file(benchmark), scores)
+        store.write_json(summary, describe(params, benchmark, scores, phi))
     correlations = rank_correlations(scores)
     return f"{section.models} models; rank correlation to memorization: " + ", ".join(
         f"{name} {value:.2f}" for name, value in correlations.items()
@@ -69,7 +71,7 @@ def subset(name: str, section: Memorization, k: int, n: int) -> np.ndarray:
     return member
 
 
-def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
+def one(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
     """What the network of the k-th subset gets right, and its confidence; for None, proxies and embeddings."""
     set_determinism()
     benchmark = params.benchmark(name)
@@ -83,8 +85,8 @@ def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
         view = setting.everything(data, order, setting.base_key(name, seed), augmentation)
         held_out = setting.everything(splits["validation"], key=(name, "memorization", "held out"))
         found = proxies(setting.fresh(name, benchmark, seed, data), view, held_out, benchmark.training, classes)
-        scores = {key: getattr(found, key) for key in ("confidence", "holdout", "curvature", "distance")}
-        return setting.to_numpy(scores), found.embeddings.cpu().numpy()
+        names = ("confidence", "holdout", "curvature", "distance", "embeddings")
+        return setting.to_numpy({key: getattr(found, key) for key in names})
     key = (name, "memorization", k)
     member = subset(name, section, k, n)
     start = setting.builder(benchmark, data)(derive(*key, "initialisation")).to(data.labels.device)
@@ -92,4 +94,4 @@ def one(params: Params, name: str, k: int | None) -> tuple[Any, np.ndarray]:
     view = setting.everything(data, shuffled(n, key), key, recipe.augmentation)
     rows = torch.from_numpy(np.flatnonzero(member)).to(data.labels.device)
     correct, confidence = subset_outputs(start, view, rows, recipe)
-    return correct.cpu().numpy(), confidence.cpu().numpy()
+    return setting.to_numpy({"correct": correct, "confidence": confidence})

@@ -6,18 +6,12 @@ of a method which it calls (RUM), or a hyperparameter that it has on this benchm
 
 import methods
 from bench import store
-from bench.config import METHODS, Params
+from bench.config import Params
 
 
 def run(params: Params) -> str:
     for benchmark in params.run:
         for name in params.methods:
-            file = params.file(name)
-            method = methods.create(file, params.hyperparameters(name, benchmark), f"methods.{name}")
-            hashes = {f"methods/{f}.py": store.sha256(METHODS / f"{f}.py") for f in sorted({file, *method.uses()})}
-            store.write_json(
-                store.method_file(benchmark, name),
-                {"files": hashes, "hyperparameters": method.model_dump(mode="json")},
-            )
+            store.write_json(store.method_file(benchmark, name), methods.consists_of(params, name, benchmark))
         store.write_json(store.method_file(benchmark, ".order"), list(params.methods))
     return f"{len(params.methods)} methods on {len(params.run)} benchmarks"

@@ -4,18 +4,18 @@ import statistics
 
 import torch
 
-from bench import store
+from bench import resume, store
 from bench.config import Params
 from bench.errors import BadInput
-from bench.jobs import fan_out
 from bench.stages import setting
 from bench.training import classification, predict, set_determinism, train
 
 
 def run(params: Params, benchmark: str) -> str:
-    params.benchmark(benchmark)
     seeds = params.benchmark(benchmark).seeds
-    accuracies = fan_out(train_original, [(params, benchmark, seed) for seed in seeds], f"train {benchmark}")
+    jobs = [resume.Job((params, benchmark, seed), seed, (store.model_file(benchmark, seed),)) for seed in seeds]
+    with resume.unfinished(params, "train", benchmark) as unfinished:
+        accuracies = unfinished.fan_out(train_original, jobs, f"train {benchmark}")
     worst, median = min(accuracies), statistics.median(accuracies)
     return f"{len(seeds)} originals; test accuracy {median:.2%} (median), {worst:.2%} (worst)"
 

@@ -8,10 +8,12 @@ sidecar, without predictions; the others go on.
 """
 
 import copy
+import itertools
 import json
 import time
 import traceback
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ import torch
 from torch import nn
 
 import methods
-from bench import datasets, forget, provenance, store
+from bench import datasets, forget, provenance, resume, store
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.forget import Target
-from bench.jobs import fan_out, worker_count
+from bench.jobs import TRIES, engine
 from bench.problem import Problem, problem
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, set_determinism, train
@@ -32,22 +34,24 @@ from methods.base import Method
 
 
 def run(params: Params, benchmark: str, method: str) -> str:
-    todo = jobs(params, benchmark, method)
-    records = [r for made in fan_out(one_job, todo, f"unlearn {benchmark} {method}") for r in made]
-    stamp = {
-        "commit": provenance.commit(),
-        "hardware": f"{provenance.hardware()}, {worker_count()} workers",
-        "versions": provenance.versions(),
-    }
-    file = params.file(method)
+    file, made_of = params.file(method), methods.consists_of(params, method, benchmark)
+    todo = resumable(jobs(params, benchmark, method), made_of)
     card = methods.find(file).card.model_dump(mode="json")
     card |= {"serves": sorted(card["serves"]), "reads": sorted(card["reads"])}
-    hyperparameters = methods.create(file, params.hyperparameters(method, benchmark), method).model_dump(mode="json")
-    store.write_json(
-        store.predictions_folder(benchmark, method) / "method.json",
-        {"file": f"methods/{file}.py", "card": card, "hyperparameters": hyperparameters},
-    )
-    store.write_json(store.cost_file(benchmark, method), {"stamp": stamp, "runs": records})
+    with resume.unfinished(params, "unlearn", benchmark, method) as unfinished:
+        made = unfinished.fan_out(one_job, todo, f"unlearn {benchmark} {method}", lost=lost_job)
+        records = [record for of_job in made for record in of_job]
+        places = sorted({record["hardware"] for record in records}) or [provenance.hardware()]
+        stamp = {
+            "commit": provenance.commit(),
+            "hardware": f"{' and '.join(places)}, {engine()}",
+            "versions": provenance.versions(),
+        }
+        store.write_json(
+            store.predictions_folder(benchmark, method) / "method.json",
+            {"file": f"methods/{file}.py", "card": card, "hyperparameters": made_of["hyperparameters"]},
+        )
+        store.write_json(store.cost_file(benchmark, method), {"stamp": stamp, "runs": records})
     failed = [r for r in records if r["status"] == "failed"]
     line = f"{len(records) - len(failed)} of {len(records)} runs"
     if failed:
@@ -69,8 +73,25 @@ def jobs(params: Params, benchmark: str, method: str) -> list[Job]:
     return [(params, benchmark, method, group, seed) for group in groups for seed in section.seeds]
 
 
+def resumable(jobs: list[Job], made_of: dict[str, Any]) -> list[resume.Job]:
+    """The jobs with what their runs depend on, and the files that they may write."""
+    found, digest = [], cache(store.sha256)
+    for job in jobs:
+        params, name, method, chains, seed = job
+        read = [store.model_file(name, seed)]
+        if params.benchmark(name).memorization is not None:
+            read.append(store.scores_file(name))
+        files = [store.artifacts_file(name, method, "prepared", seed)]
+        for target in itertools.chain.from_iterable(chains):
+            path = store.run_file(name, method, target.name, seed)
+            files += [path, path.with_suffix(".json"), store.artifacts_file(name, method, target.name, seed)]
+        facts = {"method": made_of, "read": list(map(digest, read)), "targets": chains, "seed": seed}
+        found.append(resume.Job(job, facts, tuple(files)))
+    return found
+
+
 def one_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
-    """Unlearn each chain of targets, store predictions and sidecars; return status, seconds, memory of each run."""
+    """Unlearn each chain of targets, store predictions and sidecars; return status, cost and hardware of each run."""
     set_determinism()
     benchmark = params.benchmark(name)
     splits = setting.samples(store.dataset_folder(name), benchmark)
@@ -184,6 +205,33 @@ def one_run(
             traceback.print_exc()
             path.unlink(missing_ok=True)
             left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
+    notes = {} if reason else prepared.notes | task.notes
+    write_sidecar(name, method, target, seed, reason, with_share(task.meter.counts(), prepared), notes)
+    peak = None if (own := peak_device_bytes()) is None else max(own, prepared.peak or 0)
+    return cost(target, seed, reason, seconds + prepared.seconds / max(prepared.targets, 1), peak), left
+
+
+def lost_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
+    """All runs of a job as failed, since several workers were killed that ran it."""
+    reason = f"{TRIES} workers that ran it were killed, most often because memory ran out"
+    nothing = {"forward": 0, "backward": 0, "read": {}}
+    records = []
+    for target in itertools.chain.from_iterable(chains):
+        write_sidecar(name, method, target, seed, reason, nothing, {})
+        records.append(cost(target, seed, reason, 0.0, None))
+    return records
+
+
+def write_sidecar(
+    name: str,
+    method: str,
+    target: Target,
+    seed: int,
+    reason: str,
+    samples: dict[str, Any],
+    notes: dict[str, Any],
+) -> None:
+    """What is said of a run beside its predictions; one with a reason has failed."""
     sidecar = {
         "benchmark": name,
         "request": target.request,
@@ -192,16 +240,19 @@ def one_run(
         "seed": seed,
         "status": "failed" if reason else "ok",
         "reason": reason,
-        "notes": {} if reason else prepared.notes | task.notes,
-        "samples": with_share(task.meter.counts(), prepared),
+        "notes": notes,
+        "samples": samples,
         "forget_set": len(target.indices),
         "data": datasets.content_hash(store.dataset_folder(name)),
     }
-    store.write_json(path.with_suffix(".json"), sidecar)
-    peak = None if (own := peak_device_bytes()) is None else max(own, prepared.peak or 0)
-    record = {key: sidecar[key] for key in ("request", "target", "seed", "status", "reason")}
-    seconds += prepared.seconds / max(prepared.targets, 1)
-    return record | {"seconds": seconds, "peak_device_bytes": peak}, left
+    store.write_json(store.run_file(name, method, target.name, seed).with_suffix(".json"), sidecar)
+
+
+def cost(target: Target, seed: int, reason: str, seconds: float, peak: int | None) -> dict[str, Any]:
+    """What a run took and where: a line of the cost file."""
+    run = {"request": target.request, "target": target.name, "seed": seed}
+    run |= {"status": "failed" if reason else "ok", "reason": reason}
+    return run | {"seconds": seconds, "peak_device_bytes": peak, "hardware": provenance.hardware()}
 
 
 def keep_artifacts(tensors: dict[str, np.ndarray], path: Path) -> None:
