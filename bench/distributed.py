@@ -1,10 +1,11 @@
 """One job on several GPUs of a machine: data-parallel training through torch's DistributedDataParallel.
 
-    accuracy = run(recipe.gpus, train_original, params, name, seed)
+    accuracy = run(recipe.gpus, train_original, params, name, seed, reads=("datasets",))
 
 starts so many processes, in each of which the job runs on a GPU of its own; `bench.training.train` then gives each its
-share of every batch and averages the gradients. On a machine without GPUs they compute on the CPU. It is for trainings
-that are long on one GPU: a ResNet-18 on 32x32 gains nothing.
+share of every batch of a view and averages the gradients. All else each of them computes whole, with the same result,
+and what the first one writes is kept. On a machine without GPUs they compute on the CPU. It is for trainings that are
+long on one GPU: a ResNet-18 on 32x32 gains nothing.
 
 Against one process, sums are rounded in another order. BatchNorm's statistics are those of the whole batch on GPUs
 (SyncBatchNorm); on CPUs, where torch has none, those of a process's share.
@@ -13,23 +14,27 @@ Against one process, sums are rounded in another order. BatchNorm's statistics a
 import multiprocessing
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
+from bench import store
 from bench.errors import BadInput
 
 Result = TypeVar("Result")
 
 
-def run(gpus: int, function: Callable[..., Result], *arguments: Any) -> Result:
+def run(gpus: int, function: Callable[..., Result], *arguments: Any, reads: tuple[str, ...] = ()) -> Result:
     """What `function(*arguments)` returns in the first of so many processes that all call it.
 
     Args:
         function: of a module, so that a process finds it by its name. It may return anything but tensors, whose
             memory would go with the process.
+        reads: the folders of data/ that it reads. The processes but the first see nothing else there, and write into
+            a temporary folder.
 
     Raises:
         BadInput: the machine has some GPUs, but not so many; or the function raised it.
@@ -44,7 +49,7 @@ def run(gpus: int, function: Callable[..., Result], *arguments: Any) -> Result:
     receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
         processes = start_processes(
-            _process, (gpus, folder, sender, function, arguments), nprocs=gpus, join=False, start_method="spawn"
+            _process, (gpus, folder, sender, function, arguments, reads), nprocs=gpus, join=False, start_method="spawn"
         )
         found: list[Any] = []  # what was sent: a result, or errors of a user
 
@@ -65,7 +70,13 @@ def run(gpus: int, function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _process(
-    rank: int, count: int, folder: str, sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    count: int,
+    folder: str,
+    sender: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    reads: tuple[str, ...],
 ) -> None:
     from torch import distributed
 
@@ -74,7 +85,8 @@ def _process(
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, f"file://{folder}/meeting", rank=rank, world_size=count)
     try:
-        result = function(*arguments)
+        with store.elsewhere(*reads) if rank else nullcontext():
+            result = function(*arguments)
         if rank == 0:
             sender.send(result)
     except BadInput as error:

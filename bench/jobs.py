@@ -61,9 +61,15 @@ def gpus() -> list[str]:
     return [name.strip() for name in visible.split(",")][:count]
 
 
-def engine() -> str:
-    """What runs the jobs, in words: stamped on seconds."""
-    return "Dask" if os.environ.get(DASK) else f"{worker_count(len(gpus()))} workers"
+def shares(gpus: list[str], each: int) -> list[str]:
+    """So many GPUs each, as CUDA_VISIBLE_DEVICES has them; what is left over is not used, but too few are one share."""
+    last = max(len(gpus) - each, 0)
+    return [",".join(gpus[i : i + each]) for i in range(0, last + 1, each)] if gpus else []
+
+
+def engine(each: int = 1) -> str:
+    """What runs jobs of so many GPUs each, in words: stamped on seconds."""
+    return "Dask" if os.environ.get(DASK) else f"{worker_count(len(shares(gpus(), each)))} workers"
 
 
 def fan_out(
@@ -71,6 +77,7 @@ def fan_out(
     jobs: Iterable[Job],
     label: str,
     lost: Callable[..., Result] | None = None,
+    gpus: int = 1,
 ) -> list[Result]:
     """`function(*job)` for each job, in order, over the workers.
 
@@ -78,6 +85,7 @@ def fan_out(
         function: of a module, so that a worker finds it by its name.
         label: what the jobs are, for progress and errors.
         lost: gives the result of a job that cost several workers; by default that is an error.
+        gpus: how many each worker is given, where there are some. A Dask worker has those that it was started with.
 
     Raises:
         BadInput: a job cost TRIES workers, most often because memory ran out; or the Dask cluster can't be used.
@@ -85,9 +93,10 @@ def fan_out(
     todo = list(jobs)
     results: dict[int, Result] = {}
     progress = Progress(label, len(todo))
-    run = _on_dask if os.environ.get(DASK) else _on_this_machine
     try:
-        with closing(run(function, todo, label)) as done:
+        with closing(
+            _on_dask(function, todo, label) if os.environ.get(DASK) else _on_this_machine(function, todo, label, gpus)
+        ) as done:
             for i, result in done:
                 if result is LOST and lost is None:
                     raise BadInput(
@@ -119,9 +128,9 @@ def _one_thread() -> Generator[None, None, None]:
 Done = Generator[tuple[int, Any], None, None]  # a job's place and its result, as jobs finish
 
 
-def _on_this_machine(function: Callable[..., Any], todo: list[Job], label: str) -> Done:
-    """Processes, each with a GPU of its own where there are several; `LETHE_WORKERS` may put more on each."""
-    names = gpus()
+def _on_this_machine(function: Callable[..., Any], todo: list[Job], label: str, each: int) -> Done:
+    """Processes, with so many GPUs of its own each where there are enough; `LETHE_WORKERS` may put more on each."""
+    names = shares(gpus(), each)
     everyone: list[_Worker] = []
     busy: dict[Any, tuple[_Worker, int]] = {}
     waiting, tries = deque(range(len(todo))), Counter[int]()

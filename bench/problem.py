@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
+from bench.checkpoint import Checkpoint
 from bench.config import Recipe
 from bench.seeds import Key, derive, torch_generator
 from bench.training import Order, Samples, View, shuffled
@@ -92,6 +93,7 @@ class Problem:
         artifacts: tensors that a method wants kept for analysis (WF-Net's gates); no metric reads them.
         scores: measures of each training sample by name, [n] (memorization and its proxies); use `score`.
         prepared: what the method's `prepare` returned for this seed; use `Method.shared`.
+        checkpoint: where a training from scratch may keep its state, to go on from if the stage is stopped.
     """
 
     views: dict[str, View]
@@ -108,6 +110,7 @@ class Problem:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     prepared: Any = None
     gone_classes: tuple[int, ...] = ()
+    checkpoint: Checkpoint | None = None
 
     @property
     def train(self) -> View:

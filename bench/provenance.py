@@ -42,7 +42,7 @@ def hardware() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the numbers depend on."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "scikit-learn", "scipy"):
+    for package in ("torch", "torchvision", "timm", "numpy", "scikit-learn", "scipy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

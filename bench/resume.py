@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from bench import datasets, jobs, provenance, store
+from bench.checkpoint import Checkpoint
 from bench.config import Params, read_yaml
 from bench.errors import BadInput
 
-PIPELINE = Path("dvc.yaml")
+ROOT = Path(__file__).resolve().parent.parent  # of the code that runs
 ELSEWHERE = {"requests", "seeds", "skip", "hyperparameters"}  # of a benchmark: stand in the jobs, where they matter
 RECORD = "job.json"
 TENSORS = "result.safetensors"
@@ -57,6 +58,7 @@ class Unfinished:
         todo: list[Job],
         label: str,
         lost: Callable[..., Any] | None = None,
+        gpus: int = 1,
     ) -> list[Any]:
         """As `jobs.fan_out`, but a job that had finished before is taken up, and one that finishes is kept."""
         entries = [self.folder / fingerprint(self.common | {"job": job.facts}) for job in todo]
@@ -73,7 +75,7 @@ class Unfinished:
             return lost(*arguments)
 
         rest = [(function, todo[i].arguments, entries[i], todo[i].files) for i in left]
-        made = jobs.fan_out(run_and_keep, rest, label, given_up if lost else None)
+        made = jobs.fan_out(run_and_keep, rest, label, given_up if lost else None, gpus)
         results = {i: result for i, (result,) in found.items()} | dict(zip(left, made, strict=True))
         return [results[i] for i in range(len(todo))]
 
@@ -82,10 +84,11 @@ class Unfinished:
 def unfinished(params: Params, stage: str, benchmark: str, method: str = "") -> Generator[Unfinished, None, None]:
     """What is kept of the stage; it goes when the block ends well, with the stage's outputs written."""
     folder = store.DATA / "unfinished" / stage / benchmark / method
-    code = [Path(dep) for dep in read_yaml(PIPELINE)["stages"][stage]["deps"] if not dep.startswith(f"{store.DATA}/")]
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    code = [dep for dep in stages[stage]["deps"] if not dep.startswith(f"{store.DATA}/")]
     common = {
         "stage": [stage, benchmark, method],
-        "code": {str(path): store.sha256(path) for path in code},
+        "code": {path: store.sha256(ROOT / path) for path in code},
         "versions": provenance.versions(),
         "parameters": params.benchmark(benchmark).model_dump(mode="json", exclude=ELSEWHERE),
         "data": datasets.content_hash(store.dataset_folder(benchmark)),
@@ -108,12 +111,12 @@ def _plain(value: Any) -> Any:
 _entry: Path | None = None  # of the job that this process runs
 
 
-def checkpoint(name: str) -> Path | None:
-    """A file in which the running job may keep the state of a long training, found again if the stage is stopped.
+def checkpoint(name: str) -> Checkpoint | None:
+    """Where the running job may keep the state of a long training, found again if the stage is stopped.
 
     None where nothing is kept: outside of a stage. It goes when the job has finished.
     """
-    return _entry and _entry / "checkpoints" / name
+    return None if _entry is None else Checkpoint(_entry.resolve() / "checkpoints" / name, of=_entry.name)
 
 
 def run_and_keep(function: Callable[..., Any], arguments: jobs.Job, entry: Path, files: tuple[Path, ...]) -> Any:

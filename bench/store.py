@@ -254,3 +254,19 @@ def link(path: Path, to: Path) -> None:
     except OSError:
         with writing(to) as copy, path.open("rb") as original:
             shutil.copyfileobj(original, copy)
+
+
+@contextmanager
+def elsewhere(*inputs: str) -> Iterator[None]:
+    """Work in a temporary folder in which only these parts of data/ are seen; results vanish with it."""
+    home = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / DATA
+        data.mkdir()
+        for name in inputs:
+            (data / name).symlink_to((home / DATA / name).resolve())
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(home)

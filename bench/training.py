@@ -70,15 +70,16 @@ def train(
         checkpoint: where a long training of a view is kept from time to time, and from where it goes on to the same
             bytes if it was stopped. The loss, and `after_step`, must depend on their arguments alone.
 
-    Draws made inside the network (dropout) come from the data's key, never from the global state. In a process of
-    `bench.distributed.run`, each takes its share of every batch.
+    Draws made inside the network (dropout) come from the data's key, never from the global state. In processes of
+    `bench.distributed.run`, each takes its share of every batch of a view; of other data each takes everything.
     """
     trained = copy.deepcopy(model).train(mode == "train").to(memory_format=torch.channels_last)
     named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
     frozen = [(p.data, mask[name], p.detach().clone()) for name, p in named if mask is not None]
-    view, (rank, processes), network = data if isinstance(data, View) else None, distributed.place(), None
-    if view is None and (checkpoint is not None or processes > 1):
-        raise ValueError("checkpoints and several GPUs are for trainings of one view")
+    view, network = data if isinstance(data, View) else None, None
+    rank, processes = distributed.place() if view is not None else (0, 1)
+    if view is None and checkpoint is not None:
+        raise ValueError("checkpoints are for trainings of one view")
     if view is not None and processes > 1:
         data = view = view.shared(rank, processes)
         network = distributed.synchronised(trained)
@@ -134,6 +135,8 @@ class Keeper:
     def resume(self) -> int:
         """The number of steps done, and the engine's state after them."""
         tensors = self.checkpoint.load(self.mark)
+        if self.view.share[1] > 1:  # until all have read it
+            distributed.agreed(True, self.engine.device)
         if tensors is None:
             return 0
         done = int(tensors.pop("done"))

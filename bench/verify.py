@@ -1,9 +1,5 @@
 """`verify`: make a sample of the finished files once more, and compare their hashes."""
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bench import store
@@ -26,8 +22,9 @@ def run(params: Params, runs: int) -> str:
     ]
     drawn = sorted(numpy_generator("verify").permutation(len(jobs))[:runs])
     originals = [(params, benchmark, params.benchmark(benchmark).seeds[0]) for benchmark in params.run]
-    compared = fan_out(repeat_original, originals, "verify originals")
-    compared += [c for made in fan_out(repeat_job, [jobs[i] for i in drawn], "verify runs") for c in made]
+    gpus = max(params.benchmark(benchmark).training.gpus for benchmark in params.run)
+    compared = fan_out(repeat_original, originals, "verify originals", gpus=gpus)
+    compared += [c for made in fan_out(repeat_job, [jobs[i] for i in drawn], "verify runs", gpus=gpus) for c in made]
     for path, same in compared:
         print(f"{'same     ' if same else 'DIFFERENT'}  {path}")
     different = [path for path, same in compared if not same]
@@ -43,8 +40,8 @@ def run(params: Params, runs: int) -> str:
 def repeat_original(params: Params, benchmark: str, seed: int) -> tuple[Path, bool]:
     """Train an original again; whether its weights are the same bytes."""
     path = store.model_file(benchmark, seed)
-    with elsewhere("datasets"):
-        train.train_original(params, benchmark, seed)
+    with store.elsewhere("datasets"):
+        train.one(params, benchmark, seed)
         again = store.sha256(path)
     return path, again == _present(path)
 
@@ -54,8 +51,8 @@ def repeat_job(
 ) -> list[tuple[Path, bool]]:
     """Unlearn again; of each run, whether predictions and sidecar are the same bytes."""
     paths = [store.run_file(benchmark, method, target.name, seed) for chain in chains for target in chain]
-    with elsewhere("datasets", "models", "scores"):
-        unlearn.one_job(params, benchmark, method, chains, seed)
+    with store.elsewhere("datasets", "models", "scores"):
+        unlearn.one(params, benchmark, method, chains, seed)
         again = [_both(path) for path in paths]
     return [(path, made == _both(path)) for path, made in zip(paths, again, strict=True)]
 
@@ -70,19 +67,3 @@ def _present(path: Path) -> str:
     if not path.exists():
         raise BadInput(f"{path}: no such file to compare with; run `dvc repro` or `dvc checkout` first")
     return store.sha256(path)
-
-
-@contextmanager
-def elsewhere(*inputs: str) -> Iterator[None]:
-    """Work in a temporary folder in which only these parts of data/ are seen; results vanish with it."""
-    home = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / store.DATA
-        data.mkdir()
-        for name in inputs:
-            (data / name).symlink_to((home / store.DATA / name).resolve())
-        os.chdir(folder)
-        try:
-            yield
-        finally:
-            os.chdir(home)

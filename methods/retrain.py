@@ -24,4 +24,4 @@ class Retrain(Method):
         if problem.recipe is None:
             raise ValueError("retraining needs the recipe of the original: pass recipe=Recipe(...)")
         retain, recipe = problem.retain.ordered(problem.base_order), problem.recipe
-        return train(problem.fresh_model(), retain, classification(recipe), recipe)
+        return train(problem.fresh_model(), retain, classification(recipe), recipe, checkpoint=problem.checkpoint)

@@ -264,7 +264,7 @@ def test_unknown_names_on_the_command_line(folder, capsys, command):
 @pytest.mark.parametrize(
     ("command", "file"),
     [
-        (["train"], "samples.safetensors"),
+        (["train"], "audit.json"),
         (["unlearn", "kodge"], "samples.safetensors"),
         (["attack", "kodge"], "method.json"),
     ],

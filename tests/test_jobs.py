@@ -186,6 +186,14 @@ def wait_for(condition):
     return found
 
 
+def test_gpus_are_dealt_out_to_workers():
+    names = ["0", "1", "2", "3", "4"]
+    assert jobs.shares(names, 1) == names
+    assert jobs.shares(names, 2) == ["0,1", "2,3"]
+    assert jobs.shares(["0"], 2) == ["0"]  # the job itself says that it wants more
+    assert jobs.shares([], 2) == []
+
+
 def test_progress_in_a_log_is_plain_lines_with_an_estimate(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr("bench.jobs.time.monotonic", lambda: now[0])

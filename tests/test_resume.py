@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench import jobs, resume, store
 from bench.config import Params
@@ -124,10 +125,10 @@ def test_without_hard_links_files_are_copied(stage, monkeypatch):
 def half_trained(k: int) -> str:
     """Keep a state, and stop; the second time, go on from it."""
     state = resume.checkpoint("network")
-    if not state.exists():
-        store.write_text(state, f"half of {k}")
+    if (kept := state.load("ab")) is None:
+        state.save("ab", {"half": torch.tensor([k])})
         raise BadInput("stopped")
-    return state.read_text()
+    return kept["half"].tolist()
 
 
 def test_a_checkpoint_is_found_again_by_its_job_alone(stage):
@@ -135,7 +136,7 @@ def test_a_checkpoint_is_found_again_by_its_job_alone(stage):
     job = [resume.Job((1,), "a long training")]
     with pytest.raises(BadInput, match="stopped"):
         stage.fan_out(half_trained, job, "stage")
-    assert stage.fan_out(half_trained, job, "stage") == ["half of 1"]
+    assert stage.fan_out(half_trained, job, "stage") == [[1]]
     assert not list(stage.folder.rglob("network"))
     with pytest.raises(BadInput, match="stopped"):
         stage.fan_out(half_trained, [resume.Job((1,), "another")], "stage")
@@ -275,6 +276,7 @@ class TestStoppedStage:
         from bench.stages import unlearn
 
         monkeypatch.chdir(small)
+        monkeypatch.setattr(resume, "ROOT", small)
 
         def fingerprints(edit=lambda text: text, of_method=None) -> list[str]:
             Path("without.yaml").write_text(edit(PARAMS).replace("  halting: {}", ""))
@@ -318,6 +320,20 @@ class TestStoppedStage:
         assert everything(workers=2) == one
         with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
             assert everything("--dask", cluster.scheduler_address) == one
+
+    def test_jobs_of_several_processes(self, small):
+        """As on two GPUs; each writes its files once, the same ones each time."""
+        (small / "params.yaml").write_text(PARAMS.replace("lr: 0.05}", "lr: 0.05, gpus: 2}"))
+        made = []
+        for _ in range(2):
+            for stage in ("train small", "unlearn small retrain", "unlearn small original"):
+                done = call(small, sys.executable, "-m", "bench", *stage.split())
+                assert done.returncode == 0, done.stdout + done.stderr
+                assert "4 of 4 runs" in done.stdout or stage.startswith("train")
+            paths = [*(small / "data/models").rglob("*.*"), *small.glob("data/predictions/small/[ro]*/*/*.*")]
+            made.append({path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths})
+        assert len(made[0]) == 2 + 2 * 4 * 2
+        assert made[0] == made[1]
 
 
 def test_a_job_that_costs_three_workers_is_recorded_as_a_failed_run(tmp_path, monkeypatch):

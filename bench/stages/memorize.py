@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import datasets, forget, resume, store
-from bench.config import Memorization, Params
+from bench import datasets, distributed, forget, resume, store
+from bench.config import Memorization, Params, Recipe
 from bench.errors import BadInput
 from bench.memorization import TIES, memorization, proxies, subset_outputs
 from bench.metrics.memorization import entanglement, rank_correlations
@@ -36,7 +36,7 @@ def run(params: Params, benchmark: str) -> str:
     jobs = [resume.Job((params, benchmark, k), k) for k in range(section.models)]
     jobs = [resume.Job((params, benchmark, None), ["proxies", params.benchmark(benchmark).seeds[0]]), *jobs]
     with resume.unfinished(params, "memorize", benchmark) as unfinished:
-        found, *parts = unfinished.fan_out(one, jobs, f"memorize {benchmark}")
+        found, *parts = unfinished.fan_out(one, jobs, f"memorize {benchmark}", gpus=recipe(params, benchmark).gpus)
         correct, confidence = (torch.from_numpy(np.stack([p[key] for p in parts])) for key in ("correct", "confidence"))
         estimate = memorization(member, correct) + TIES * memorization(member, confidence)
         phi = found.pop("embeddings")
@@ -71,7 +71,18 @@ def subset(name: str, section: Memorization, k: int, n: int) -> np.ndarray:
     return member
 
 
+def recipe(params: Params, benchmark: str) -> Recipe:
+    """How the networks of subsets are trained."""
+    section = params.benchmark(benchmark)
+    return (section.memorization and section.memorization.training) or section.training
+
+
 def one(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
+    """A job: `measures`, on as many GPUs as the recipe says."""
+    return distributed.run(recipe(params, name).gpus, measures, params, name, k, reads=("datasets",))
+
+
+def measures(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
     """What the network of the k-th subset gets right, and its confidence; for None, proxies and embeddings."""
     set_determinism()
     benchmark = params.benchmark(name)
@@ -90,8 +101,8 @@ def one(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
     key = (name, "memorization", k)
     member = subset(name, section, k, n)
     start = setting.builder(benchmark, data)(derive(*key, "initialisation")).to(data.labels.device)
-    recipe = section.training or benchmark.training
-    view = setting.everything(data, shuffled(n, key), key, recipe.augmentation)
+    how = recipe(params, name)
+    view = setting.everything(data, shuffled(n, key), key, how.augmentation)
     rows = torch.from_numpy(np.flatnonzero(member)).to(data.labels.device)
-    correct, confidence = subset_outputs(start, view, rows, recipe)
+    correct, confidence = subset_outputs(start, view, rows, how)
     return setting.to_numpy({"correct": correct, "confidence": confidence})

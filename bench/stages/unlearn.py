@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 import methods
-from bench import datasets, forget, provenance, resume, store
+from bench import datasets, distributed, forget, provenance, resume, store
+from bench.checkpoint import Checkpoint
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.forget import Target
@@ -39,12 +40,13 @@ def run(params: Params, benchmark: str, method: str) -> str:
     card = methods.find(file).card.model_dump(mode="json")
     card |= {"serves": sorted(card["serves"]), "reads": sorted(card["reads"])}
     with resume.unfinished(params, "unlearn", benchmark, method) as unfinished:
-        made = unfinished.fan_out(one_job, todo, f"unlearn {benchmark} {method}", lost=lost_job)
+        gpus = params.benchmark(benchmark).training.gpus
+        made = unfinished.fan_out(one, todo, f"unlearn {benchmark} {method}", lost=lost_job, gpus=gpus)
         records = [record for of_job in made for record in of_job]
         places = sorted({record["hardware"] for record in records}) or [provenance.hardware()]
         stamp = {
             "commit": provenance.commit(),
-            "hardware": f"{' and '.join(places)}, {engine()}",
+            "hardware": f"{' and '.join(places)}, {engine(gpus)}",
             "versions": provenance.versions(),
         }
         store.write_json(
@@ -90,7 +92,21 @@ def resumable(jobs: list[Job], made_of: dict[str, Any]) -> list[resume.Job]:
     return found
 
 
-def one_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
+def one(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
+    """A job: `one_job`, on as many GPUs as the benchmark's recipe says."""
+    gpus, kept = params.benchmark(name).training.gpus, resume.checkpoint("run")
+    reads = "datasets", "models", "scores"
+    return distributed.run(gpus, one_job, params, name, method, chains, seed, kept, reads=reads)
+
+
+def one_job(
+    params: Params,
+    name: str,
+    method: str,
+    chains: list[list[Target]],
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+) -> list[dict[str, Any]]:
     """Unlearn each chain of targets, store predictions and sidecars; return status, cost and hardware of each run."""
     set_determinism()
     benchmark = params.benchmark(name)
@@ -108,6 +124,7 @@ def one_job(params: Params, name: str, method: str, chains: list[list[Target]], 
                 target_problem(params, name, method, target, seed),
                 allowed=algorithm.card.reads,
                 prepared=prepared.state if step == 0 else None,  # later steps start from another network
+                checkpoint=checkpoint,
             )
             record, model = one_run(
                 algorithm, model, task, prepared if step == 0 else Prepared(), params, name, method, target, seed

@@ -227,8 +227,9 @@ def test_search_finds_what_looking_at_everything_would_find(seed, good):
     for rank in torch.randperm(6, generator=draw).tolist():
         best = rank if search.won_by(Answers(others[rank]), rank) else best
     scores = [class_score(z, labels, 1) for z in others]
-    top = max(scores)
-    assert best == (scores.index(top) if top > class_score(original, labels, 1) + 1e-12 else None)
+    top = max(scores) - 1e-12  # equal products of different counts may differ in their last bit
+    first = next(rank for rank, score in enumerate(scores) if score >= top)
+    assert best == (first if top > class_score(original, labels, 1) else None)
 
 
 def test_search_gives_a_candidate_up_when_it_cannot_win_any_more():
