@@ -16,7 +16,7 @@ from bench.config import Params
 from bench.errors import BadInput
 
 STAGES = {  # sub-command -> its positional arguments
-    "methods": (),
+    "plan": (),
     "data": ("benchmark",),
     "train": ("benchmark",),
     "memorize": ("benchmark",),

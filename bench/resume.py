@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import datasets, jobs, provenance, store
+from bench import datasets, imports, jobs, provenance, store
 from bench.checkpoint import Checkpoint
-from bench.config import Params, read_yaml
+from bench.config import Params
 from bench.errors import BadInput
 
-ROOT = Path(__file__).resolve().parent.parent  # of the code that runs
 ELSEWHERE = {"requests", "seeds", "skip", "hyperparameters"}  # of a benchmark: stand in the jobs, where they matter
 RECORD = "job.json"
 TENSORS = "result.safetensors"
@@ -84,11 +83,9 @@ class Unfinished:
 def unfinished(params: Params, stage: str, benchmark: str, method: str = "") -> Generator[Unfinished, None, None]:
     """What is kept of the stage; it goes when the block ends well, with the stage's outputs written."""
     folder = store.DATA / "unfinished" / stage / benchmark / method
-    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
-    code = [dep for dep in stages[stage]["deps"] if not dep.startswith(f"{store.DATA}/")]
     common = {
         "stage": [stage, benchmark, method],
-        "code": {path: store.sha256(ROOT / path) for path in code},
+        "code": imports.hashes(f"bench.stages.{stage}"),
         "versions": provenance.versions(),
         "parameters": params.benchmark(benchmark).model_dump(mode="json", exclude=ELSEWHERE),
         "data": datasets.content_hash(store.dataset_folder(benchmark)),

@@ -1,9 +1,9 @@
 """The files of the suite: where they are, and how they are written: whole or not at all, never pickled.
 
+    data/plan/BENCHMARK/METHOD/STAGE.json        what a stage depends on beside data: hashes of code, parameters
     data/datasets/BENCHMARK/                     samples.safetensors, audit.json
     data/models/BENCHMARK/seed-S.safetensors     weights of an original
     data/scores/BENCHMARK/                       samples.safetensors, summary.json: memorization, proxies
-    data/methods/BENCHMARK/METHOD.json           hashes of the files that a method consists of, its hyperparameters
     data/predictions/BENCHMARK/METHOD/           method.json: the card and the hyperparameters
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar;
                                                  seed-S.artifacts.safetensors: tensors kept for analysis
@@ -68,8 +68,9 @@ def scores_file(benchmark: str) -> Path:
     return DATA / "scores" / benchmark / "samples.safetensors"
 
 
-def method_file(benchmark: str, method: str) -> Path:
-    return DATA / "methods" / benchmark / f"{method}.json"
+def plan_file(stage: str, benchmark: str = "", method: str = "") -> Path:
+    """What a stage's result depends on beside data (`bench.stages.plan`)."""
+    return DATA / "plan" / benchmark / method / f"{stage}.json"
 
 
 def predictions_folder(benchmark: str, method: str) -> Path:

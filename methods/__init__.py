@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench import store
-from bench.config import METHODS, PARAMS, Params, explain, method_files, unknown
+from bench import imports
+from bench.config import PARAMS, Params, explain, method_files, unknown
 from bench.errors import BadInput
 from methods.base import Card, Method
 
@@ -55,11 +55,11 @@ def create(name: str, hyperparameters: dict[str, Any], where: str) -> Method:
 
 
 def consists_of(params: Params, name: str, benchmark: str) -> dict[str, Any]:
-    """SHA-256 of the files of an entry of params.yaml, and its hyperparameters on a benchmark."""
+    """SHA-256 of the files that an entry of params.yaml is made of, and its hyperparameters on a benchmark."""
     file = params.file(name)
     method = create(file, params.hyperparameters(name, benchmark), f"methods.{name}")
-    hashes = {f"methods/{f}.py": store.sha256(METHODS / f"{f}.py") for f in sorted({file, *method.uses()})}
-    return {"files": hashes, "hyperparameters": method.model_dump(mode="json")}
+    files = imports.hashes(*(f"methods.{used}" for used in {file, *method.uses()}))
+    return {"files": files, "hyperparameters": method.model_dump(mode="json")}
 
 
 def check(params: Params) -> list[str]:

@@ -254,10 +254,10 @@ class TestPipeline:
     def test_a_changed_hyperparameter_runs_that_methods_stages_and_the_reports(self, small):
         (small / "params.yaml").write_text(PARAMS.replace("alpha_r: 100", "alpha_r: 10"))
         ran = repro(small)
-        assert ran[:3] == ["methods", "unlearn@small-kodge", "attack@small-kodge"]  # `methods` takes seconds
+        assert ran[:3] == ["plan", "unlearn@small-kodge", "attack@small-kodge"]  # `plan` takes seconds
         assert sorted(ran[3:]) == REPORTING
         (small / "params.yaml").write_text(PARAMS)
-        assert set(repro(small)) <= {"methods", *REPORTING}  # the runs come from DVC's cache
+        assert set(repro(small)) <= {"plan", *REPORTING}  # the runs come from DVC's cache
 
     def test_a_changed_method_runs_its_own_stages_and_those_of_methods_that_call_it(self, small):
         path = small / "methods/salun.py"

@@ -11,27 +11,20 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from bench import config
+from bench.imports import file_of, hashes, imported
+from bench.stages import plan
+
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted(p for folder in ("bench", "methods", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
 LOADERS = {("torch", "load"), ("joblib", "load"), ("pd", "read_pickle"), ("pandas", "read_pickle")}
 
 
-def imports(path: Path) -> set[str]:
-    """Modules that a file imports anywhere in it, `from package import module` as package.module too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
 @pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_pickle_is_loaded(path):
     tree = ast.parse(path.read_text())
-    assert not {name.split(".")[0] for name in imports(path)} & PICKLING
+    assert not {name.split(".")[0] for name in imported(path)} & PICKLING
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) not in LOADERS
@@ -41,43 +34,27 @@ def test_no_pickle_is_loaded(path):
             raise AssertionError(f"{node.arg} in {path}")
 
 
-def module_file(name: str) -> Path | None:
-    base = ROOT / Path(*name.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.exists():
-            return candidate
-    return None
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 
-def closure(start: Path) -> set[str]:
-    """Files of bench/ and methods/ that a module imports, directly or not, itself included."""
-    seen: set[Path] = set()
-    todo = [start]
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen.add(path)
-            todo += [f for name in imports(path) if (f := module_file(name)) and f.suffix == ".py"]
-    return {str(p.relative_to(ROOT)) for p in seen if p.read_text().strip() and p.parent.name != "tests"}
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - {"plan"}))
+def test_stage_depends_on_its_plan(stage):
+    axes = [f"${{item.{axis}}}" for axis in STAGES[stage].get("matrix", {})]
+    assert STAGES[stage]["deps"][0] == "/".join(["data/plan", *axes, f"{stage}.json"])
 
 
-@pytest.mark.parametrize(
-    "stage", ["methods", "data", "train", "memorize", "unlearn", "attack", "leaderboard", "timings", "figures", "page"]
-)
-def test_stage_depends_on_every_module_that_it_imports(stage):
-    """Else a change of that module would leave a stale result that calls itself fresh."""
-    definition = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]
-    deps = {d for d in definition["deps"] if not d.startswith("data/")}
-    needed = closure(ROOT / f"bench/stages/{stage}.py")
-    if stage in {"methods", "unlearn"}:  # each method's own file is in data/methods, by its hash
-        for method in (ROOT / "methods").glob("*.py"):
-            needed |= closure(method) if method.stem not in {"__init__", "base", "steps"} else set()
-        needed = {f for f in needed if f in deps or not re.fullmatch(r"methods/(?!base|steps|__init__)\w+\.py", f)}
-    needed = {f for f in needed if not re.fullmatch(r"bench/(\w+/)?__init__\.py", f)}
-    covered = {f for f in needed if f in deps or any(f.startswith(f"{d}/") for d in deps)}
-    assert not needed - covered
-    folders = {d for d in deps if (ROOT / d).is_dir()}
-    assert not deps - needed - folders, "listed, but not imported"
+MODULES = [f"bench.stages.{stage}" for stage in STAGES] + [
+    f"methods.{path.stem}" for path in sorted((ROOT / "methods").glob("*.py")) if path.stem != "__init__"
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_plan_names_every_file_that_python_imports(module):
+    """Else a change of that file would leave a stale result that calls itself fresh."""
+    code = f"""import sys, {module}
+print(*(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in {{"bench", "methods"}}), sep="\\n")"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {str(Path(line).relative_to(ROOT)) for line in found.split()} <= hashes(module).keys()
 
 
 @pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures", "page"])
@@ -111,7 +88,8 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/memorization.py": "config layers training",
     "bench/concepts.py": "errors layers store training",
     "bench/jobs.py": "errors",
-    "bench/resume.py": "checkpoint config datasets errors jobs provenance store",
+    "bench/imports.py": "store",
+    "bench/resume.py": "checkpoint config datasets errors imports jobs provenance store",
     "bench/metrics/*.py": "config errors store datasets forget metrics",
     "bench/report/*.py": "config errors requests store metrics report",
     "bench/figures/*.py": "config errors requests store metrics report figures",
@@ -121,9 +99,9 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
 @pytest.mark.parametrize("pattern", ALLOWED)
 def test_arrows_go_one_way(pattern):
     for path in ROOT.glob(pattern):
-        ours = {name.split(".")[1] for name in imports(path) if re.match(r"bench\.\w", name)}
+        ours = {name.split(".")[1] for name in imported(path) if re.match(r"bench\.\w", name)}
         assert not ours - set(ALLOWED[pattern].split()), path.name
-        assert not any(name.split(".")[0] == "methods" for name in imports(path)), path.name
+        assert not any(name.split(".")[0] == "methods" for name in imported(path)), path.name
 
 
 def test_methods_see_only_the_contract_the_problem_and_training():
@@ -134,11 +112,11 @@ def test_methods_see_only_the_contract_the_problem_and_training():
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem == "__init__":
             continue
-        ours = {name for name in imports(path) if name.split(".")[0] in {"bench", "methods"}}
+        ours = {name for name in imported(path) if name.split(".")[0] in {"bench", "methods"}}
         for name in ours:
             if name == "bench":
                 continue
-            module = next(m for m in (name, name.rpartition(".")[0]) if module_file(m))
+            module = next(m for m in (name, name.rpartition(".")[0]) if file_of(m))
             registry = {"methods"} if path.stem == "rum" else set()  # it calls methods by their names
             assert module in allowed | {"methods.base", "methods.steps"} | registry, f"{path.name} imports {name}"
 
@@ -150,26 +128,22 @@ def test_lock_files_name_no_registry():
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
 
 
-def test_committed_results_of_every_benchmark_are_in_step_with_the_code():
+def test_committed_results_of_every_benchmark_are_in_step_with_code_and_parameters(tmp_path, monkeypatch):
     """DVC itself looks at the benchmarks in `run` alone (tests/test_pipeline.py); dvc.lock holds the others' too."""
-    yaml = YAML(typ="safe", pure=True)
-    lock, params = yaml.load(ROOT / "dvc.lock")["stages"], yaml.load(ROOT / "params.yaml")
-    reported = {path.parent.name for path in ROOT.glob("reports/*/leaderboard.csv")}
-    assert reported == {name.split("@")[1] for name in lock if name.startswith("leaderboard@")}
-    for name, stage in lock.items():
-        of_benchmark = name.partition("@")[2]
-        if of_benchmark and not any(of_benchmark in {b, f"{b}-{m}"} for b in reported for m in params["methods"]):
-            continue  # of a method or a benchmark that is gone
-        for dep in stage["deps"]:
-            path = ROOT / dep["path"]
-            if dep["path"].startswith(("bench/", "methods/")) and path.is_file():
-                assert hashlib.md5(path.read_bytes()).hexdigest() == dep["md5"], f"{name}: run `dvc repro` ({path})"
-        for key, value in stage.get("params", {}).get("params.yaml", {}).items():
-            found = params
-            for part in key.split("."):
-                found = found[part]
-            assert found == value, f"{name}: run `dvc repro` ({key})"
-        for out in stage["outs"]:
+    lock = YAML(typ="safe", pure=True).load(ROOT / "dvc.lock")["stages"]
+    reported = sorted(path.parent.name for path in ROOT.glob("reports/*/leaderboard.csv"))
+    assert reported == sorted(name.split("@")[1] for name in lock if name.startswith("leaderboard@"))
+    planned = config.load(ROOT / "params.yaml").model_copy(update={"run": reported})
+    monkeypatch.chdir(tmp_path)
+    plan.run(planned)
+    current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page"}
+    current |= {f"{stage}@{b}-{m}" for stage in ("unlearn", "attack") for b in reported for m in planned.methods}
+    for name in sorted(current & lock.keys()):
+        if name != "page":  # whose plan is that of what `run` has
+            (dep,) = (dep for dep in lock[name]["deps"] if dep["path"].startswith("data/plan/"))
+            made = hashlib.md5(Path(dep["path"]).read_bytes()).hexdigest()
+            assert made == dep["md5"], f"{name}: run `dvc repro` ({dep['path']})"
+        for out in lock[name]["outs"]:
             if out["path"].startswith("reports/") and (path := ROOT / out["path"]).is_file():
                 assert hashlib.md5(path.read_bytes()).hexdigest() == out["md5"], f"{name}: {path} is not what it made"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import jobs, resume, store
+from bench import imports, jobs, resume, store
 from bench.config import Params
 from bench.errors import BadInput
 from tests.test_pipeline import call, copy_of_the_repository
@@ -207,7 +207,7 @@ def small(tmp_path_factory) -> Path:
     (folder / "dvc.lock").unlink(missing_ok=True)
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "methods/halting.py").write_text(HALTING)
-    done = call(folder, "dvc", "repro", "methods", "memorize@small", "train@small")
+    done = call(folder, "dvc", "repro", "plan", "memorize@small", "train@small")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -276,7 +276,7 @@ class TestStoppedStage:
         from bench.stages import unlearn
 
         monkeypatch.chdir(small)
-        monkeypatch.setattr(resume, "ROOT", small)
+        monkeypatch.setattr(imports, "ROOT", small)
 
         def fingerprints(edit=lambda text: text, of_method=None) -> list[str]:
             Path("without.yaml").write_text(edit(PARAMS).replace("  halting: {}", ""))
