@@ -41,8 +41,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.linear_model import SGDClassifier
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -162,6 +160,8 @@ def network_concepts(model: nn.Module, view: View, classes: int, count: int, win
         windows: how many windows; at least as many.
         draw: purpose -> generator.
     """
+    from sklearn.cluster import KMeans  # imports for half a second
+
     f = drawn_windows(model, view, classes, windows, draw)
     centre = f.mean(0)
     points = F.normalize(f - centre).cpu().numpy()
@@ -221,6 +221,8 @@ def bottleneck(projected: Tensor, labels: Tensor, classes: int, seed: int) -> Te
     are centred and divided by one number, their root mean square, since the step sizes of
     this solver fit values about 1; neither changes the order of the weights.
     """
+    from sklearn.linear_model import SGDClassifier  # imports for half a second
+
     centred = projected - projected.mean(0)
     points = (centred / centred.square().mean().sqrt()).cpu().numpy()
     classifier = SGDClassifier(

@@ -5,6 +5,7 @@ on full batches are recorded once a training as a CUDA graph and replayed: the k
 without the time to launch them. A recording is used only after its first replay left the same bits as an eager step.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -52,9 +53,16 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
         matrices.allow_tf32, convolutions.allow_tf32 = before
 
 
+class _Rate(torch.optim.Optimizer):
+    """What torch's schedulers set the rate of."""
+
+    def step(self, closure: Any = None) -> Any:
+        return None
+
+
 def learning_rates(recipe: Recipe, steps: int) -> Iterator[float]:
     """The learning rate of each of so many steps, as torch's schedulers have it."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=recipe.lr)
+    optimizer = _Rate([nn.Parameter(torch.zeros(()))], {"lr": recipe.lr})
     schedule = _schedule(optimizer, recipe, steps)
     optimizer.step()  # a scheduler warns if none came before
     while True:
@@ -87,6 +95,19 @@ def _schedule(
         return after
     rising = lr_scheduler.LinearLR(optimizer, 1 / (warm + 1), total_iters=warm)
     return lr_scheduler.SequentialLR(optimizer, [rising, after], [warm])
+
+
+# torch's optimizers import torch.compile, 1.3 s of a processor, only to hide from it: more than a small training takes.
+# Nothing compiles them here, so their functions are called without what is wrapped around them to that end.
+for _function in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
+    _plain = inspect.unwrap(_function)
+    _plain.__dict__.setdefault("__dynamo_disable", _plain)
+
+
+@torch.no_grad()
+def advance(optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's step; hooks on it are not called."""
+    inspect.unwrap(type(optimizer).step)(optimizer)
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
@@ -242,7 +263,7 @@ class Engine(Generic[Step]):
         with torch.autocast(self.device.type, torch.bfloat16) if self.low else nullcontext():
             loss = self.loss(cast(nn.Module, network), batch)
         loss.backward()
-        self.optimizer.step()
+        advance(self.optimizer)
 
     def _outputs(self, images: Tensor) -> Tensor:
         """What the network gives, without its own hooks."""

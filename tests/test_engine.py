@@ -1,5 +1,9 @@
 """What the GPU's ways of taking a step do, as far as a CPU can show it: here a recording does its work again."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -176,3 +180,19 @@ def test_where_nothing_compiles_training_goes_on_eagerly(recorded, monkeypatch):
         found = train(build(0), everything(), cross_entropy, COMPILED)
     assert equal(found, train(build(0), everything(), cross_entropy, SGD))
     assert not engine.Engine.can_compile
+
+
+def test_training_does_not_import_the_compiler():
+    """It would take each worker process longer than a small training."""
+    code = """
+import sys, torch
+from bench.config import Recipe
+from bench.training import Samples, View, cross_entropy, predict, set_determinism, shuffled, train
+set_determinism()
+view = View(Samples(torch.randn(8, 3), torch.zeros(8).long()), torch.arange(8), shuffled(8, ("k",)), ("k",))
+for optimizer in ("sgd", "adam", "adamw"):
+    recipe = Recipe(epochs=2, batch_size=4, lr=0.1, optimizer=optimizer, schedule="one-cycle")
+    predict(train(torch.nn.Linear(3, 2), view, cross_entropy, recipe), view)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
