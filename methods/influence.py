@@ -36,6 +36,7 @@ from methods.base import EVERY_REQUEST, Card, Count, Method, Paper, Positive
 from methods.steps import gradient, per_sample_gradients
 
 BATCH = 50  # forward batch: bounds memory beside G, changes nothing
+COLUMNS = 128  # of the m x m system that are computed together
 
 
 def gradient_rows(model: nn.Module, view: View) -> Tensor:
@@ -49,7 +50,9 @@ def gradient_rows(model: nn.Module, view: View) -> Tensor:
 
 def inverse_fisher_product(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
     """(damping I + G^T G / m)^-1 v for G [m, parameters] and v [parameters]; the m x m system is solved in float64."""
-    kernel = (gradients @ gradients.mT).double()
+    kernel = gradients.new_zeros(len(gradients), len(gradients), dtype=torch.float64)
+    for start, columns in zip(range(0, len(gradients), COLUMNS), gradients.split(COLUMNS), strict=True):
+        kernel[start:, start : start + COLUMNS] = gradients[start:] @ columns.mT  # Cholesky reads the lower half alone
     kernel.diagonal().add_(damping * len(gradients))
     product = (gradients @ vector).double()[:, None]
     solved = torch.cholesky_solve(product, torch.linalg.cholesky(kernel))[:, 0]
