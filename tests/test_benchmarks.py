@@ -43,6 +43,12 @@ def test_training_speed(table):
     assert all(float(rate.replace(",", "")) > 0 for rate in column(found, "images a second"))
 
 
+def test_scaling(table, monkeypatch):
+    monkeypatch.setenv("LETHE_WORKERS", "2")  # restored afterwards
+    found = table("scaling", name="scaling")
+    assert column(found, "what")[:3] == ["1 workers, 2 trainings", "2 workers, 2 trainings", "128 images, one epoch"]
+
+
 @pytest.mark.parametrize("piece", ["throughput", "stacking"])
 def test_rates(piece, table):
     found = table("gpu", piece, name=f"gpu_{piece}")
