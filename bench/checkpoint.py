@@ -15,7 +15,7 @@ from bench import store
 from bench.errors import BadInput
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoint:
     """Where a training is kept, and how often.
 
@@ -24,11 +24,13 @@ class Checkpoint:
         of: what the training depends on besides its arguments: a hash of code and data. A file of another training
             is never gone on from.
         every: seconds between two writings.
+        earlier: seconds that the trainings which went on from a file had taken before they were stopped.
     """
 
     path: Path
     of: str = ""
     every: float = 300.0
+    earlier: float = 0.0
 
     def load(self, fingerprint: str) -> dict[str, Tensor] | None:
         """What `save` was given with this fingerprint; None where there is no such file, or a damaged one."""

@@ -79,7 +79,7 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = "none"  # of training batches; crops are out of 4 pixels of black around
     precision: Precision = "float32"
-    compile: bool = False  # by torch.compile, on a GPU; minutes once a process, and other last bits
+    compile: bool = False  # by torch.compile, on a GPU; up to minutes once a process, and other last bits
     gpus: Annotated[int, Field(ge=1)] = 1  # over which each batch is split
 
     @model_validator(mode="after")

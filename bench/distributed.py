@@ -13,6 +13,7 @@ Against one process, sums are rounded in another order. BatchNorm's statistics a
 
 import multiprocessing
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
@@ -21,7 +22,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from bench import store
+from bench import jobs, store
 from bench.errors import BadInput
 
 Result = TypeVar("Result")
@@ -38,13 +39,19 @@ def run(gpus: int, function: Callable[..., Result], *arguments: Any, reads: tupl
 
     Raises:
         BadInput: the machine has some GPUs, but not so many; or the function raised it.
-        torch.multiprocessing.ProcessException: a process was killed, or raised something else.
+        torch.multiprocessing.ProcessException: a process raised something else, or was killed; where this process is
+            a worker, it then dies too, so that the job is run again.
     """
     if gpus == 1:
         return function(*arguments)
+    if multiprocessing.current_process().daemon:
+        raise BadInput(
+            "a job on several GPUs starts processes, and Dask's workers may not; start them with "
+            "DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment, and so many GPUs each"
+        )
     if 0 < (there := torch.cuda.device_count()) < gpus:
         raise BadInput(f"a job asks for {gpus} GPUs and has {there}; change `gpus` in params.yaml, or run it elsewhere")
-    from torch.multiprocessing.spawn import ProcessException, start_processes
+    from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
     receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,10 +67,12 @@ def run(gpus: int, function: Callable[..., Result], *arguments: Any, reads: tupl
         try:
             while not processes.join(0.1):
                 fetch()  # else who sends much would wait
-        except ProcessException:
+        except ProcessException as error:
             fetch()
             if found and isinstance(found[0], BadInput):
                 raise found[0] from None
+            if isinstance(error, ProcessExitedException):
+                jobs.lose(error)
             raise
         fetch()
         return cast(Result, found[0])
@@ -80,6 +89,7 @@ def _process(
 ) -> None:
     from torch import distributed
 
+    threading.Thread(target=jobs.end_with_the_parent, daemon=True).start()
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
     backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -97,16 +97,20 @@ def _schedule(
     return lr_scheduler.SequentialLR(optimizer, [rising, after], [warm])
 
 
-# torch's optimizers import torch.compile, 1.3 s of a processor, only to hide from it: more than a small training takes.
-# Nothing compiles them here, so their functions are called without what is wrapped around them to that end.
-for _function in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
-    _plain = inspect.unwrap(_function)
-    _plain.__dict__.setdefault("__dynamo_disable", _plain)
+def spare_the_compiler() -> None:
+    """For this process: optimizers do not import torch.compile just to hide from it.
+
+    That takes a processor 1.3 s, more than a small training. What is preset here torch would find out by that import:
+    how these functions are called; none of them is compiled.
+    """
+    for function in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
+        plain = inspect.unwrap(function)
+        plain.__dict__.setdefault("__dynamo_disable", plain)
 
 
 @torch.no_grad()
 def advance(optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's step; hooks on it are not called."""
+    """The optimizer's step, without what torch wraps around it for torch.compile and for hooks on optimizers."""
     inspect.unwrap(type(optimizer).step)(optimizer)
 
 
@@ -151,7 +155,14 @@ def _forward(model: nn.Module, images: Tensor) -> Tensor:
 
 @cache
 def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
-    """`_forward`, compiled once a process for each architecture and shape of batch, whatever the weights."""
+    """`_forward`, compiled once a process for each architecture and shape of batch, whatever the weights.
+
+    What does not compile raises: eager steps in its place would leave other bits on one machine than on another, or
+    after many shapes.
+    """
+    import torch._dynamo.config as limits
+
+    limits.recompile_limit, limits.fail_on_recompile_limit_hit = 64, True
     return torch.compile(_forward, dynamic=False)
 
 
@@ -197,8 +208,6 @@ class Engine(Generic[Step]):
         steady: nothing but the engine gives the network's tensors other memory between steps.
     """
 
-    can_compile = True  # until it failed once in this process
-
     def __init__(
         self,
         model: nn.Module,
@@ -218,7 +227,7 @@ class Engine(Generic[Step]):
         self.optimizer = _optimizer(self.parameters, recipe, self.device)
         plain = isinstance(loss, CrossEntropy) and network is None and self.device.type == ACCELERATOR
         plain = plain and _only_counted(model)
-        self.compiles = plain and recipe.compile and Engine.can_compile
+        self.compiles = plain and recipe.compile
         self.records = plain and steady and steps >= WORTH_RECORDING
         self.taken = 0  # steps on full batches
         self.replay: Callable[[], None] | None = None
@@ -252,7 +261,8 @@ class Engine(Generic[Step]):
             self.inputs.labels.copy_(cast(Any, batch).labels)
             self.replay()
         elif self.records and self.taken >= WARM_UP:
-            self._record(batch)
+            self.records = self._has_room()
+            self._record(batch) if self.records else self._take(self._outputs, batch)
         else:
             self._take(self._outputs, batch)
         self.taken += 1
@@ -267,27 +277,29 @@ class Engine(Generic[Step]):
 
     def _outputs(self, images: Tensor) -> Tensor:
         """What the network gives, without its own hooks."""
-        outputs = None
-        if self.compiles:
-            try:
-                outputs = _compiled()(self.model, images)
-            except Exception as error:  # of many kinds: no compiler, an operation that it does not know
-                warnings.warn(f"torch.compile failed, training goes on without it: {error}", stacklevel=1)
-                self.compiles = Engine.can_compile = False
-        if outputs is None:
-            outputs = _forward(self.model, images)
+        outputs = _compiled()(self.model, images) if self.compiles else _forward(self.model, images)
         return outputs.float() if self.low else outputs
+
+    def _has_room(self) -> bool:
+        """A recording keeps a step's memory for itself; steps that need much of it are not bound by launching."""
+        if self.device.type != "cuda":
+            return True
+        return torch.cuda.max_memory_allocated(self.device) < 0.4 * torch.cuda.mem_get_info(self.device)[1]
 
     def _record(self, batch: Any) -> None:
         """Record a step and take it; where the recording fails or leaves other bits, no step will be replayed."""
         self.inputs = batch._replace(images=batch.images.clone(), labels=batch.labels.clone())
         before, noise, why = self._copies(), noise_state(self.device), ""
+        generator = torch.cuda.default_generators[self.device.index or 0] if self.device.type == "cuda" else None
+        outside = None if generator is None else generator.clone_state()
         try:
             self._capturable(True)
             self.replay = record(lambda: self._take(self._outputs, self.inputs))
             self.replay()
         except RuntimeError as error:
             why = str(error)
+            if generator is not None and outside is not None:
+                generator.graphsafe_set_state(outside)  # a capture that failed would leave it within
         self._capturable(False)
         replayed = self._copies()
         with torch.no_grad():

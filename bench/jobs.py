@@ -8,12 +8,12 @@ the thread count can change the last bit of a sum. Where a worker dies, its job 
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager, suppress
@@ -32,7 +32,8 @@ DASK = "LETHE_DASK"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 TRIES = 3  # workers that a job may cost
 LOG_EVERY = 10.0  # seconds between lines where the output is no terminal
-start_method = "spawn"  # the command line forks: its process computes nothing itself
+start_method = "spawn"  # where there is no GPU, the command line forks: its process computes nothing itself
+KEY = "lethe"  # by which Dask's tasks are known
 LOST = object()  # in a result's place: the job was given up
 
 
@@ -51,10 +52,7 @@ def worker_count(gpus: int = 0) -> int:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where torch isn't imported.
-
-    They are counted without starting CUDA, which no fork could use then.
-    """
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where torch isn't imported."""
     torch = sys.modules.get("torch")
     count = torch.cuda.device_count() if torch is not None else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
@@ -118,7 +116,7 @@ def _name(job: Any) -> str:
 
 
 @contextmanager
-def _one_thread() -> Generator[None, None, None]:
+def one_thread() -> Generator[None, None, None]:
     """For the libraries that are loaded, and by environment for those that will be."""
     os.environ.update(dict.fromkeys(THREADS, "1"))
     with threadpool_limits(1):
@@ -133,12 +131,14 @@ def _on_this_machine(function: Callable[..., Any], todo: list[Job], label: str, 
     names = shares(gpus(), each)
     everyone: list[_Worker] = []
     busy: dict[Any, tuple[_Worker, int]] = {}
-    waiting, tries = deque(range(len(todo))), Counter[int]()
+    waiting, suspects, tries = deque(range(len(todo))), deque[int](), Counter[int]()
     try:
         count = min(worker_count(len(names)), len(todo))
         everyone.extend(_Worker(names[i % len(names)] if names else None) for i in range(count))
         idle = deque(everyone)
-        while waiting or busy:
+        while waiting or busy or suspects:
+            if not (waiting or busy):  # alone: it may have died of what ran beside it
+                waiting.append(suspects.popleft())
             while waiting and idle:
                 worker, i = idle.popleft(), waiting.popleft()
                 with suppress(BrokenPipeError):  # it has died: found out below
@@ -153,7 +153,7 @@ def _on_this_machine(function: Callable[..., Any], todo: list[Job], label: str, 
                     worker.start()
                     tries[i] += 1
                     if tries[i] < TRIES:
-                        waiting.appendleft(i)
+                        suspects.append(i)
                     else:
                         yield i, LOST
                 else:
@@ -174,7 +174,8 @@ class _Worker:
         self.start()
 
     def start(self) -> None:
-        context: Any = multiprocessing.get_context(start_method)
+        # A fork can't use CUDA once its parent has looked for GPUs.
+        context: Any = multiprocessing.get_context("spawn" if self.gpu is not None else start_method)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.gpu))
         self.process.start()
@@ -191,10 +192,10 @@ class _Worker:
 def _serve(pipe: Connection, gpu: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    with _one_thread():
+    with one_thread():
         while True:
             function, job = pipe.recv()
             try:
@@ -206,18 +207,26 @@ def _serve(pipe: Connection, gpu: str | None) -> None:
             pipe.send(answer)
 
 
-def _end_with_the_parent() -> None:
-    """A worker that outlived a killed stage could write into what the next one makes."""
+def end_with_the_parent() -> None:
+    """In a thread: a process that outlived a killed stage could write into what the next one makes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
+def lose(why: object) -> None:
+    """In a worker: die, so that the job is run again, up to TRIES times; elsewhere nothing."""
+    if multiprocessing.parent_process() is not None:
+        print(f"{why}\nthe worker gives up", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
 def _on_dask(function: Callable[..., Any], todo: list[Job], label: str) -> Done:
     """The workers of the Dask scheduler at LETHE_DASK; docs/cluster.md says how to start one."""
     try:
         from distributed import CancelledError, Client, KilledWorker, as_completed
+        from distributed.protocol.pickle import dumps
     except ImportError:
         raise BadInput(f"{DASK} is set, but Dask is not installed; run: uv pip install distributed") from None
     address = os.environ[DASK]
@@ -231,9 +240,10 @@ def _on_dask(function: Callable[..., Any], todo: list[Job], label: str) -> Done:
     with client, tempfile.NamedTemporaryFile(dir=os.getcwd(), prefix=".lethe-") as mark:
         _bring_workers_here(client, label)
         futures: dict[Any, int] = {}
+        there = _there(mark.name)
 
         def submit(i: int) -> Any:
-            future = client.submit(_there, mark.name, function, todo[i], pure=False)
+            future = client.submit(there, dumps((function, todo[i])), key=f"{KEY}-{i}-{uuid.uuid4()}")
             futures[future] = i
             return future
 
@@ -244,6 +254,8 @@ def _on_dask(function: Callable[..., Any], todo: list[Job], label: str) -> Done:
                 return LOST
             except CancelledError:
                 raise BadInput(f"{label}: the Dask scheduler at {address} is gone") from None
+            except OSError as error:
+                raise BadInput(f"{label}: {error}") from None
             finally:
                 future.release()
 
@@ -277,7 +289,7 @@ def _bring_workers_here(client: Any, label: str) -> None:
         name = "lethe"
 
         def setup(self, worker: Any) -> None:
-            if any(str(key).startswith("_there") for key in worker.active_threads.values()):
+            if any(str(key).startswith(KEY) for key in worker.active_threads.values()):
                 raise RuntimeError(f"{worker.address} still runs a job of a stage that was stopped")
             os.chdir(folder)
             if folder not in sys.path:
@@ -298,16 +310,32 @@ def _bring_workers_here(client: Any, label: str) -> None:
 SHARED = "all workers need it, under the same path, on a filesystem that they share"
 
 
-def _there(mark: str, function: Callable[..., Result], job: Job) -> Result:
-    """A job, on a Dask worker; the mark is a file by which it tells this project's folder from a copy."""
-    from distributed import get_worker
+def _there(mark: str) -> Callable[[bytes], Any]:
+    """What runs a job on a Dask worker; the mark is a file by which it tells this project's folder from a copy.
 
-    if not os.path.exists(mark):
-        raise BadInput(f"a Dask worker on {socket.gethostname()} has another {os.path.dirname(mark)}; {SHARED}")
-    if get_worker().state.nthreads > 1:
-        raise BadInput("a Dask worker runs several jobs in one process; start it with --nthreads 1 (and --nworkers)")
-    with _one_thread():
-        return function(*job)
+    Scheduler and workers know nothing of this project, so what they are sent must not name it: a function of this
+    function travels as code, and the job as bytes.
+    """
+    shared = SHARED
+
+    def run(payload: bytes) -> Any:
+        import os
+        import socket
+
+        from distributed import get_worker
+        from distributed.protocol.pickle import loads
+
+        if not os.path.exists(mark):
+            raise OSError(f"a Dask worker on {socket.gethostname()} has another {os.path.dirname(mark)}; {shared}")
+        if get_worker().state.nthreads > 1:
+            raise OSError("a Dask worker runs several jobs in one process; start it with --nthreads 1 (and --nworkers)")
+        from bench.jobs import one_thread
+
+        function, job = loads(payload)
+        with one_thread():
+            return function(*job)
+
+    return run
 
 
 class Progress:
@@ -316,6 +344,7 @@ class Progress:
     def __init__(self, label: str, total: int) -> None:
         self.label, self.total, self.done = label, total, 0
         self.started = self.told = time.monotonic()
+        tqdm.monitor_interval = 0  # a thread, and workers may be forked
         self.bar = tqdm(total=total, desc=label, unit="job", leave=False) if sys.stderr.isatty() else None
 
     def step(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.checkpoint import Checkpoint
 from bench.config import Recipe
 from bench.layers import features
 from bench.training import PREDICTION_BATCH, Batch, Samples, View, classification, predict, train
@@ -23,15 +24,18 @@ CURVATURE_STEP = 0.01  # h of the finite difference, in the units of the network
 TIES = 1e-6  # weight of the probabilities' estimate, which orders samples that the estimate leaves equal
 
 
-def subset_outputs(start: nn.Module, everything: View, members: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def subset_outputs(
+    start: nn.Module, everything: View, members: Tensor, recipe: Recipe, checkpoint: Checkpoint | None = None
+) -> tuple[Tensor, Tensor]:
     """Train on some rows; of every training sample whether it is right then, bool [n], and its confidence, [n].
 
     Args:
         start: a freshly initialised network.
         everything: the whole training set in the order of this training.
         members: positions of the samples trained on.
+        checkpoint: as `train` has it.
     """
-    model = train(start, everything.select(members), classification(recipe), recipe)
+    model = train(start, everything.select(members), classification(recipe), recipe, checkpoint=checkpoint)
     logits, labels = predict(model, everything), everything.labels
     return logits.argmax(1) == labels, logits.double().softmax(1).gather(1, labels[:, None])[:, 0]
 

@@ -31,7 +31,8 @@ class Meter:
     """Counts, in samples, what a method reads and what passes forward and backward.
 
     Counting goes by hooks on the model, so it holds for whatever a method does, copies included, and
-    ends when the meter closes. The counts depend on code and parameters alone, never on the machine.
+    ends when the meter closes. The counts depend on code and parameters
+    alone, and on the machine only where a method's own steps do (where Kodge's search gives a candidate up).
     """
 
     def __init__(self) -> None:

@@ -62,7 +62,7 @@ class Unfinished:
         """As `jobs.fan_out`, but a job that had finished before is taken up, and one that finishes is kept."""
         entries = [self.folder / fingerprint(self.common | {"job": job.facts}) for job in todo]
         for old in set(self.folder.glob("*")) - set(entries):
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         found = {i: kept for i, job in enumerate(todo) if (kept := take_up(entries[i], job.files))}
         if found:
             print(f"{label}: {len(found)} of {len(todo)} jobs had finished before and are taken up", flush=True)
@@ -87,6 +87,7 @@ def unfinished(params: Params, stage: str, benchmark: str, method: str = "") -> 
         "stage": [stage, benchmark, method],
         "code": imports.hashes(f"bench.stages.{stage}"),
         "versions": provenance.versions(),
+        "gpu": bool(jobs.gpus()),
         "parameters": params.benchmark(benchmark).model_dump(mode="json", exclude=ELSEWHERE),
         "data": datasets.content_hash(store.dataset_folder(benchmark)),
     }

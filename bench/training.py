@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bench import distributed
 from bench.checkpoint import Checkpoint, fingerprint
 from bench.config import Recipe
-from bench.engine import CrossEntropy, Engine, Step, learning_rates, passed, products
+from bench.engine import CrossEntropy, Engine, Step, learning_rates, passed, spare_the_compiler
+from bench.engine import products as products
 from bench.models import seeded
 from bench.seeds import derive
 from bench.views import PADDING as PADDING
@@ -130,7 +131,8 @@ class Keeper:
         facts = [*facts, torch.__version__, engine.device.type, checkpoint.of, view.key, view.share[1]]
         facts += [order.n, order.key, view.augmentation, view.precision]
         self.mark = fingerprint(facts, [*tensors, view.rows, *fixed])
-        self.due = time.monotonic() + checkpoint.every
+        self.started, self.before = time.monotonic(), 0.0
+        self.due = self.started + checkpoint.every
 
     def resume(self) -> int:
         """The number of steps done, and the engine's state after them."""
@@ -139,7 +141,8 @@ class Keeper:
             distributed.agreed(True, self.engine.device)
         if tensors is None:
             return 0
-        done = int(tensors.pop("done"))
+        done, self.before = int(tensors.pop("done")), float(tensors.pop("seconds"))
+        self.checkpoint.earlier += self.before
         self.engine.restore(tensors)
         an_epoch = self.view.steps(self.engine.full)
         for epoch in range(-(-done // an_epoch)):  # what counts samples is told of the steps taken then
@@ -156,7 +159,9 @@ class Keeper:
         due = time.monotonic() >= self.due
         if distributed.agreed(due, self.engine.device) if several else due:
             if self.view.share[0] == 0:
-                self.checkpoint.save(self.mark, self.engine.tensors() | {"done": torch.tensor(done)})
+                seconds = self.before + time.monotonic() - self.started
+                state = {"done": torch.tensor(done), "seconds": torch.tensor(seconds, dtype=torch.float64)}
+                self.checkpoint.save(self.mark, self.engine.tensors() | state)
             self.due = time.monotonic() + self.checkpoint.every
 
 
@@ -193,6 +198,7 @@ def set_determinism() -> None:
     default: methods solve equations with the latter.
     """
     torch.set_num_threads(1)
+    spare_the_compiler()
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, without importing the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

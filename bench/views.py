@@ -92,7 +92,7 @@ class Order:
     def __call__(self, epoch: int) -> Tensor:
         """Positions in the training set, int64 [n]."""
         if self.fixed is not None:
-            return self.fixed
+            return self.fixed.cpu()  # where orders are drawn
         return torch.randperm(self.n, generator=torch_generator(*self.key, "order", epoch))
 
     def places(self, epoch: int) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from bench.grams import ClassGrams, Gram, class_grams, layer_grams
 from bench.problem import Problem
-from bench.training import View, predict
+from bench.training import View, predict, products
 from methods.base import CLASS_REQUESTS, Card, Count, Method, Paper, Positive
 
 SEARCH_BATCH = 100  # validation samples after which a network may be given up
@@ -146,7 +146,8 @@ class Search:
         parts += [(rows, False) for rows in self.retain.split(SEARCH_BATCH)]
         for rows, of_forgotten in parts:
             for batch in self.view.select(rows).batches(SEARCH_BATCH):
-                correct = int((model(batch.images).argmax(1) == batch.labels).sum())
+                with products(self.view.precision, self.view.rows.device):  # as `predict` has them
+                    correct = int((model(batch.images).argmax(1) == batch.labels).sum())
                 forgot -= correct if of_forgotten else 0
                 retained -= 0 if of_forgotten else len(rows) - correct
             if (retained * forgot, -rank) < self.best:

@@ -170,16 +170,27 @@ def test_one_compilation_serves_all_networks_of_an_architecture(recorded, monkey
     assert counters["stats"]["unique_graphs"] - before == 1
 
 
-def test_where_nothing_compiles_training_goes_on_eagerly(recorded, monkeypatch):
+def test_what_does_not_compile_is_an_error(recorded, monkeypatch):
+    """Else results would depend on whether a machine has a compiler."""
+
     def broken(model, images):
         raise OSError("no compiler")
 
     monkeypatch.setattr(engine, "_compiled", lambda: broken)
-    monkeypatch.setattr(engine.Engine, "can_compile", True)
-    with pytest.warns(UserWarning, match="torch.compile failed, training goes on without it: no compiler"):
-        found = train(build(0), everything(), cross_entropy, COMPILED)
-    assert equal(found, train(build(0), everything(), cross_entropy, SGD))
-    assert not engine.Engine.can_compile
+    with pytest.raises(OSError, match="no compiler"):
+        train(build(0), everything(), cross_entropy, COMPILED)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bf16", True)])
+def test_products_of_float32_on_a_gpu(precision, allowed):
+    """TF32 only where it is asked for, and only inside."""
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
+    with engine.products(precision, torch.device("cuda")):
+        assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
+    assert [flag.allow_tf32 for flag in flags] == before
+    with engine.products(precision, torch.device("cpu")):
+        assert [flag.allow_tf32 for flag in flags] == before
 
 
 def test_training_does_not_import_the_compiler():

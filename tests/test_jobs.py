@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -54,6 +55,12 @@ def refuse_beside_a_long_job(x: int, folder: Path) -> None:
         time.sleep(10 * PATIENCE)
     wait_for(lambda: list(folder.iterdir()))
     raise BadInput("job 1 is refused")
+
+
+def on_two_gpus(x: int) -> int:
+    from bench import distributed
+
+    return distributed.run(2, square, x)
 
 
 def where(x: int, folder: Path) -> tuple[int, str | None, str]:
@@ -259,6 +266,10 @@ class TestDask:
             fan_out(refuse_beside_a_long_job, [(0, tmp_path), (1, tmp_path)], "refused")
         assert wait_for(lambda: not any(running(path.name) for path in tmp_path.iterdir()))
 
+    def test_a_job_on_several_gpus_needs_workers_that_may_start_processes(self):
+        with pytest.raises(BadInput, match="DASK_DISTRIBUTED__WORKER__DAEMON=False"):
+            fan_out(on_two_gpus, [(3,)], "squares")
+
     @pytest.mark.parametrize("folder", ["absent", "a copy"])
     def test_a_worker_without_the_folder_is_an_error(self, folder, monkeypatch):
         mark = SimpleNamespace(NamedTemporaryFile=lambda **options: nullcontext(SimpleNamespace(name="/nowhere/.mark")))
@@ -284,6 +295,25 @@ class TestDask:
             from methods.changing import answer as function
 
             assert fan_out(function, [(), ()], "answers") == [answer] * 2
+
+
+def test_a_scheduler_that_knows_nothing_of_the_project(tmp_path, monkeypatch):
+    """As docs/cluster.md starts them: by Dask's own commands, in another folder."""
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    address = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    options = ["--scheduler-file", str(address), "--no-dashboard"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    commands = [[*dask, "scheduler", "--port", "0", *options], [*dask, "worker", "--nthreads", "1", *options]]
+    started = [subprocess.Popen(c, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) for c in commands]
+    try:
+        assert wait_for(address.exists)
+        monkeypatch.setenv("LETHE_DASK", json.loads(address.read_text())["address"])
+        assert fan_out(square, [(2,), (3,)], "squares") == [4, 9]
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
 
 
 def test_a_dask_worker_that_runs_jobs_in_threads_is_an_error(monkeypatch):

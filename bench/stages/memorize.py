@@ -5,12 +5,14 @@ the first seed's original.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from bench import datasets, distributed, forget, resume, store
+from bench.checkpoint import Checkpoint
 from bench.config import Memorization, Params, Recipe
 from bench.errors import BadInput
 from bench.memorization import TIES, memorization, proxies, subset_outputs
@@ -79,10 +81,11 @@ def recipe(params: Params, benchmark: str) -> Recipe:
 
 def one(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
     """A job: `measures`, on as many GPUs as the recipe says."""
-    return distributed.run(recipe(params, name).gpus, measures, params, name, k, reads=("datasets",))
+    gpus, kept = recipe(params, name).gpus, resume.checkpoint("subset")
+    return distributed.run(gpus, measures, params, name, k, kept, reads=("datasets",))
 
 
-def measures(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
+def measures(params: Params, name: str, k: int | None, checkpoint: Checkpoint | None = None) -> dict[str, np.ndarray]:
     """What the network of the k-th subset gets right, and its confidence; for None, proxies and embeddings."""
     set_determinism()
     benchmark = params.benchmark(name)
@@ -102,7 +105,7 @@ def measures(params: Params, name: str, k: int | None) -> dict[str, np.ndarray]:
     member = subset(name, section, k, n)
     start = setting.builder(benchmark, data)(derive(*key, "initialisation")).to(data.labels.device)
     how = recipe(params, name)
-    view = setting.everything(data, shuffled(n, key), key, how.augmentation)
+    view = setting.everything(replace(data, precision=how.precision), shuffled(n, key), key, how.augmentation)
     rows = torch.from_numpy(np.flatnonzero(member)).to(data.labels.device)
-    correct, confidence = subset_outputs(start, view, rows, how)
+    correct, confidence = subset_outputs(start, view, rows, how, checkpoint)
     return setting.to_numpy({"correct": correct, "confidence": confidence})

@@ -27,7 +27,7 @@ from bench.checkpoint import Checkpoint
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
 from bench.forget import Target
-from bench.jobs import TRIES, engine
+from bench.jobs import TRIES, engine, lose
 from bench.problem import Problem, problem
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, set_determinism, train
@@ -124,7 +124,7 @@ def one_job(
                 target_problem(params, name, method, target, seed),
                 allowed=algorithm.card.reads,
                 prepared=prepared.state if step == 0 else None,  # later steps start from another network
-                checkpoint=checkpoint,
+                checkpoint=checkpoint and replace(checkpoint),
             )
             record, model = one_run(
                 algorithm, model, task, prepared if step == 0 else Prepared(), params, name, method, target, seed
@@ -179,6 +179,7 @@ def prepare(
         raise
     except Exception as error:
         traceback.print_exc()
+        give_up_if_it_may_pass(error)
         prepared.reason = f"in prepare: {type(error).__name__}: {error}"
     prepared.seconds = time.perf_counter() - started
     prepared.samples, prepared.notes, prepared.peak = task.meter.counts(), task.notes, peak_device_bytes()
@@ -212,7 +213,7 @@ def one_run(
             with task.meter.running():
                 left = algorithm.unlearn(task.meter.attach(copy.deepcopy(model)), task)
                 synchronize()
-                seconds = time.perf_counter() - started
+                seconds = time.perf_counter() - started + (task.checkpoint.earlier if task.checkpoint else 0.0)
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
             keep_artifacts(setting.to_numpy(task.artifacts), artifacts)
@@ -220,12 +221,21 @@ def one_run(
             raise
         except Exception as error:
             traceback.print_exc()
+            give_up_if_it_may_pass(error)
             path.unlink(missing_ok=True)
             left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     notes = {} if reason else prepared.notes | task.notes
     write_sidecar(name, method, target, seed, reason, with_share(task.meter.counts(), prepared), notes)
     peak = None if (own := peak_device_bytes()) is None else max(own, prepared.peak or 0)
     return cost(target, seed, reason, seconds + prepared.seconds / max(prepared.targets, 1), peak), left
+
+
+def give_up_if_it_may_pass(error: Exception) -> None:
+    """Raise what is no failure of the method, or end the worker, so that the job is run again."""
+    if distributed.place()[1] > 1:  # the other processes of the job would wait for this one
+        raise error
+    if isinstance(error, (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))):
+        lose(error)  # another job on the same GPU may have been the reason
 
 
 def lost_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
@@ -235,7 +245,7 @@ def lost_job(params: Params, name: str, method: str, chains: list[list[Target]],
     records = []
     for target in itertools.chain.from_iterable(chains):
         write_sidecar(name, method, target, seed, reason, nothing, {})
-        records.append(cost(target, seed, reason, 0.0, None))
+        records.append(cost(target, seed, reason, 0.0, None, "unknown"))
     return records
 
 
@@ -265,11 +275,13 @@ def write_sidecar(
     store.write_json(store.run_file(name, method, target.name, seed).with_suffix(".json"), sidecar)
 
 
-def cost(target: Target, seed: int, reason: str, seconds: float, peak: int | None) -> dict[str, Any]:
+def cost(
+    target: Target, seed: int, reason: str, seconds: float, peak: int | None, hardware: str = ""
+) -> dict[str, Any]:
     """What a run took and where: a line of the cost file."""
     run = {"request": target.request, "target": target.name, "seed": seed}
     run |= {"status": "failed" if reason else "ok", "reason": reason}
-    return run | {"seconds": seconds, "peak_device_bytes": peak, "hardware": provenance.hardware()}
+    return run | {"seconds": seconds, "peak_device_bytes": peak, "hardware": hardware or provenance.hardware()}
 
 
 def keep_artifacts(tensors: dict[str, np.ndarray], path: Path) -> None:
