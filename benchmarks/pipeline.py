@@ -32,8 +32,8 @@ def timed(folder: Path) -> tuple[float, dict[str, float]]:
         for line in process.stdout:
             if line.startswith("> python -m bench "):
                 begun, name = time.perf_counter(), line.removeprefix("> python -m bench ").strip()
-            elif name and line.startswith(f"{name}: "):  # a command's last line
-                commands[name], name = time.perf_counter() - begun, ""
+            elif name and line.startswith(f"{name}: "):  # its progress, and at last its end
+                commands[name] = time.perf_counter() - begun
     if process.returncode:
         raise SystemExit("`dvc repro` failed")
     return time.perf_counter() - started, commands
