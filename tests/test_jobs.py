@@ -275,7 +275,7 @@ class TestDask:
         mark = SimpleNamespace(NamedTemporaryFile=lambda **options: nullcontext(SimpleNamespace(name="/nowhere/.mark")))
         monkeypatch.setattr(jobs, "tempfile", mark)
         if folder == "absent":
-            monkeypatch.setattr(jobs, "os", SimpleNamespace(environ=os.environ, getcwd=lambda: "/nowhere"))
+            monkeypatch.setattr(os, "getcwd", lambda: "/nowhere")
         with pytest.raises(BadInput, match=r"a Dask worker .*/nowhere.*on a filesystem that they share"):
             fan_out(square, [(1,)], "squares")
 
