@@ -17,7 +17,7 @@ from bench.errors import BadInput
 from bench.problem import Meter
 from bench.training import Samples, View, cross_entropy, shuffled, train
 from tests.conftest import blobs, build, without_dropout
-from tests.test_jobs import running, wait_for
+from tests.test_jobs import PATIENCE, running, wait_for
 
 RECIPE = Recipe(epochs=2, batch_size=24, lr=0.05, schedule="one-cycle", gpus=2)  # the last of 7 batches: 17 of 161
 
@@ -106,7 +106,7 @@ def killed(folder) -> None:
     (folder / str(os.getpid())).touch()
     if distributed.place()[0] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(10 * PATIENCE)
 
 
 def in_two_processes(folder) -> None:
@@ -121,10 +121,11 @@ def test_a_job_whose_process_was_killed_is_run_again(tmp_path, monkeypatch):
 
 def sleeps(folder) -> None:
     (folder / str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(10 * PATIENCE)
 
 
 def two_that_sleep(folder) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as workers do, and torch ends orphans by this signal
     distributed.run(2, sleeps, folder)
 
 
