@@ -262,7 +262,7 @@ def ruli_privacy(
             np.clip(m[:, np.asarray(of) == c], -LIMIT, LIMIT)
             for m, of in ((unlearned, labels), (unseen, unseen_labels))
         ]
-        parts = [_dealt(side) for side in sides]
+        parts = [_dealt(side, shuffle) for shuffle, side in enumerate(sides)]
         for part in range(PARTS):
             fits = [side[:, of != part] for side, of in zip(sides, parts, strict=True)]
             judged = [side[:, of == part] for side, of in zip(sides, parts, strict=True)]
@@ -274,9 +274,12 @@ def ruli_privacy(
     return made | judge("ruli_privacy", folds, threshold=0.0, paired=False)
 
 
-def _dealt(margins: np.ndarray) -> np.ndarray:
-    """A part from 0 to PARTS - 1 for each sample, [n]: shuffled from the order of their margins, not of the data."""
-    parts = np.random.default_rng(0).permutation(margins.shape[1]) % PARTS
+def _dealt(margins: np.ndarray, shuffle: int) -> np.ndarray:
+    """A part from 0 to PARTS - 1 for each sample, [n]: shuffled from the order of their margins, not of the data.
+
+    Each side has its own shuffle: parts of like ranks on both would teach the chance difference that they test.
+    """
+    parts = np.random.default_rng(shuffle).permutation(margins.shape[1]) % PARTS
     return parts[np.argsort(np.argsort(margins.mean(axis=0)))]
 
 
