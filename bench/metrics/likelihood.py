@@ -271,7 +271,7 @@ def ruli_privacy(
         return made | without(names("ruli_privacy"), "no unseen sample is of a class that was forgotten")
     members, others = (np.concatenate([pair[side] for pair in scored], axis=1) for side in (0, 1))
     folds = [(members[i : i + 1], others[i : i + 1]) for i in range(len(unlearned))]
-    return made | judge("ruli_privacy", folds, threshold=0.0, paired=False)
+    return made | judge("ruli_privacy", folds, threshold=0.0, drawn=1 + PARTS / (PARTS - 1))
 
 
 def _dealt(margins: np.ndarray, shuffle: int) -> np.ndarray:

@@ -131,7 +131,7 @@ def _best_cut(folds: Sequence[Fold]) -> tuple[float, int]:
 
 
 def judge(
-    name: str, folds: Sequence[Fold], threshold: float | None = None, sides: int = 1, paired: bool = True
+    name: str, folds: Sequence[Fold], threshold: float | None = None, sides: int = 1, drawn: float = 0.0
 ) -> Estimates:
     """AUC, leakage, balanced accuracy and true positives at low false-positive rates of one attack.
 
@@ -140,8 +140,9 @@ def judge(
         folds: scores of each model that was judged.
         threshold: above it a score says member; None has it learned from the other folds.
         sides: 2 if low scores give members away as high ones do; 1 if the score took care of that.
-        paired: whether members and non-members are the same samples on different models. If they are different
-            samples on the same models, their drawing widens every interval.
+        drawn: weight of the variance over samples. 0 if members and non-members are the same samples on different
+            models, so that their drawing is no difference; 1 if they are different samples; 1 + k / (k - 1) if
+            scores were learned from them, too, in k parts (as in `over_folds`).
 
     Returns:
         NAME_auc, NAME_accuracy: mean over folds, interval over models.
@@ -151,13 +152,13 @@ def judge(
     """
     areas = np.array([auc(*fold) for fold in folds])
     right = accuracies(folds, threshold) if threshold is not None or len(folds) > 1 else np.array([math.nan])
-    drawn = np.zeros(2)
-    if not paired:
+    over_samples = np.zeros(2)
+    if drawn:
         sizes = sum(1 / side.shape[1] for side in folds[0])
-        drawn[0] = np.mean([auc_variance(members[0], others[0]) for members, others in folds])
-        drawn[1] = right.mean() * (1 - right.mean()) * sizes / 4
+        over_samples[0] = np.mean([auc_variance(members[0], others[0]) for members, others in folds])
+        over_samples[1] = right.mean() * (1 - right.mean()) * sizes / 4
     made = Estimates()
-    for metric, values, sampling in (("auc", areas, drawn[0]), ("accuracy", right, drawn[1])):
+    for metric, values, sampling in zip(("auc", "accuracy"), (areas, right), drawn * over_samples, strict=True):
         made |= _with_interval(f"{name}_{metric}", *over_folds(values, sampling), "one model has no other beside it")
     made.values[f"{name}_leakage"] = abs(2 * made.values[f"{name}_auc"] - 1)
     members, others = (np.concatenate([fold[side] for fold in folds], axis=None) for side in (0, 1))

@@ -76,8 +76,8 @@ def test_samples_that_were_drawn_apart_widen_the_interval():
     rng = np.random.default_rng(0)
     folds = [(rng.normal(size=(1, 30)), rng.normal(size=(1, 30)))] * 3  # no difference between models
     widths = []
-    for paired in (True, False):
-        found = judge("attack", folds, threshold=0.0, paired=paired).values
+    for drawn in (0, 1):
+        found = judge("attack", folds, threshold=0.0, drawn=drawn).values
         widths += [
             found["attack_auc_high"] - found["attack_auc_low"],
             found["attack_accuracy_high"] - found["attack_accuracy_low"],
