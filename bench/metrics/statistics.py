@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t: its distribution function and quantiles
 
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 ROUNDING = 1e-9  # below it metrics, all of the order 1, are equal
 REPLICATES = 10_000
 
@@ -93,7 +95,7 @@ def equivalence_margin(retrain: np.ndarray, least: float = ROUNDING) -> float:
     """
     if len(retrain) < 2:
         return math.nan
-    return max(float(stats.norm.ppf((1 + LEVEL) / 2) * np.std(retrain, ddof=1)), least)
+    return max(Z * float(np.std(retrain, ddof=1)), least)
 
 
 def equivalence(values: np.ndarray, retrain: np.ndarray, least: float = ROUNDING) -> Equivalence:
@@ -119,12 +121,12 @@ def equivalence(values: np.ndarray, retrain: np.ndarray, least: float = ROUNDING
         p = 0.0 if abs(gap) < margin else 1.0
         return Equivalence(gap, margin, gap, gap, p, DIFFERENT if p else INDISTINGUISHABLE)
     freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))
-    half = float(stats.t.ppf(1 - ALPHA, freedom) * error)
-    p = float(stats.t.cdf((abs(gap) - margin) / error, freedom))
+    half = float(stdtrit(freedom, 1 - ALPHA) * error)
+    p = float(stdtr(freedom, (abs(gap) - margin) / error))
     if p < ALPHA:
         verdict = INDISTINGUISHABLE
     else:
-        verdict = DIFFERENT if 2 * stats.t.sf(abs(gap) / error, freedom) < ALPHA else UNDECIDED
+        verdict = DIFFERENT if 2 * stdtr(freedom, -abs(gap) / error) < ALPHA else UNDECIDED
     return Equivalence(gap, margin, gap - half, gap + half, p, verdict)
 
 
@@ -254,9 +256,9 @@ def rank_stability(runs: pd.DataFrame) -> pd.DataFrame:
     """What becomes of `overall_ranks` when a metric, or a seed, is left out.
 
     Returns:
-        a row a metric and a row a seed (none where there is but one), columns `kind` ('metric' or 'seed'), `left_out`, `tau` (Kendall's tau-b
-        between the rankings with and without), `shift` (largest change of a method's place) and `first` (the
-        method that then is first).
+        a row a metric and a row a seed, none of a kind with but one; columns `kind` ('metric' or 'seed'),
+        `left_out`, `tau` (Kendall's tau-b between the rankings with and without), `shift` (largest change of a
+        method's place) and `first` (the method that then is first).
     """
     whole = overall_ranks(runs)
     places = whole.rank()
