@@ -120,7 +120,8 @@ def equivalence(values: np.ndarray, retrain: np.ndarray, least: float = ROUNDING
     if error == 0:
         p = 0.0 if abs(gap) < margin else 1.0
         return Equivalence(gap, margin, gap, gap, p, DIFFERENT if p else INDISTINGUISHABLE)
-    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))
+    share = a / (a + b)
+    freedom = 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (m - 1))
     half = float(stdtrit(freedom, 1 - ALPHA) * error)
     p = float(stdtr(freedom, (abs(gap) - margin) / error))
     if p < ALPHA:
