@@ -88,6 +88,7 @@ def test_ten_more_retrains_are_indistinguishable_and_what_is_far_is_not():
     assert verdicts(10, 0)[INDISTINGUISHABLE] > 0.93
     assert verdicts(10, 1.96)[INDISTINGUISHABLE] < 0.11  # at the margin: 5 %, and a little since it is estimated
     assert verdicts(10, 4)[DIFFERENT] > 0.99
+    assert verdicts(5, 0)[INDISTINGUISHABLE] == pytest.approx(0.62, abs=0.07)
 
 
 def test_few_seeds_give_no_false_comfort():
@@ -158,18 +159,20 @@ def test_one_level_has_students_length_and_all_resamples_quantiles():
     assert (low, high) == pytest.approx(tuple(np.quantile(every, [tail, 1 - tail])), abs=0.05 * (high - low))
 
 
-def test_each_level_is_drawn_as_it_is_nested():
-    """The replicates' variance by enumeration: unlearning seeds anew in each training seed, targets shared by all."""
-    values = np.random.default_rng(1).normal(size=(2, 2, 2))
-    every = [
-        np.mean([[[values[i, j, k] for k in ks] for j in js] for i, js in zip(training, drawn, strict=True)])
-        for training in itertools.product(range(2), repeat=2)
-        for drawn in itertools.product(itertools.product(range(2), repeat=2), repeat=2)
-        for ks in itertools.product(range(2), repeat=2)
-    ]
-    assert len(every) == 4 * 16 * 4
-    _, low, high = hierarchical_bootstrap(values, np.random.default_rng(0), replicates=20_000)
-    assert (low, high) == pytest.approx((min(every), max(every)))  # with n = 2 the bounds are the extremes
+def test_unlearning_seeds_are_drawn_anew_in_each_training_seed():
+    """The first is always +1, the second -1: over 20 training seeds that averages out, in one draw it would not."""
+    values = np.broadcast_to(np.array([1.0, -1.0])[None, :, None], (20, 2, 1))
+    _, low, high = hierarchical_bootstrap(values, np.random.default_rng(0))
+    expected = math.sqrt(20 / 19) * stats.t.ppf(0.975, 19) / math.sqrt(40)
+    assert (low, high) == pytest.approx((-expected, expected), abs=0.05)
+
+
+def test_targets_are_drawn_once_for_all_seeds():
+    """Four targets at +1, four at -1, for each training seed alike: more seeds do not tell more about other targets."""
+    values = np.broadcast_to(np.array([1.0, -1.0] * 4)[None, None, :], (20, 1, 8))
+    _, low, high = hierarchical_bootstrap(values, np.random.default_rng(0))
+    expected = math.sqrt(8 / 7) * stats.t.ppf(0.975, 7) / math.sqrt(8)
+    assert (low, high) == pytest.approx((-expected, expected), abs=0.15)  # a mean of eight has steps of 0.25
 
 
 def test_levels_that_do_not_vary_add_nothing():
@@ -374,6 +377,17 @@ def test_bars_join_neighbours_that_are_not_told_apart():
     ]
     joined = [set(pair) for bar in found.nemenyi for pair in itertools.combinations(bar, 2)]
     assert sorted(map(sorted, expected)) == sorted(map(sorted, {frozenset(pair) for pair in joined}))
+
+
+def test_a_bar_joins_only_methods_of_which_no_two_are_apart():
+    """`a` differs from neither, now below both and now far above them; `b` is below `c` each time."""
+    rng = np.random.default_rng(0)
+    b = rng.normal(0, 1, 20)
+    a = b + np.where(np.arange(20) < 14, -0.1, 1) * rng.uniform(0.9, 1.1, 20)
+    found = critical_difference(pd.DataFrame({"a": a, "b": b, "c": b + rng.uniform(0.01, 0.02, 20)}))
+    assert list(found.ranks.index) == ["a", "b", "c"]
+    assert list(found.pairs["p_holm"] < 0.05) == [False, False, True]
+    assert found.wilcoxon == [["a", "b"]]
 
 
 def test_equal_methods_are_never_told_apart():
