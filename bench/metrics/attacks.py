@@ -52,6 +52,14 @@ def salun(run: Judged, exact_up_to: float = EXACT_SVC) -> dict[str, float]:
     return {f"mia_salun_{feature}": mia_salun(run, feature, exact_up_to=exact_up_to) for feature in others}
 
 
+def exact(run: Judged, exact_up_to: float = EXACT_SVC) -> dict[str, float]:
+    """`mia_salun_exact` and `mia_kodge_exact`: 1 where the published SVC was fitted as it stands, 0 where binned."""
+    sizes = {"mia_salun": len(run.retain_train[: len(run.retain_test)]) + len(run.retain_test)}
+    if run.whole_classes:
+        sizes["mia_kodge"] = len(run.retain_train) + len(run.forget_train)
+    return {f"{attack}_exact": float(n <= exact_up_to) for attack, n in sizes.items()}
+
+
 def mia_salun(run: Judged, feature: str = "confidence", legacy: bool = False, exact_up_to: float = EXACT_SVC) -> float:
     """SalUn's 'MIA-efficacy': share of the forget set that is called non-member.
 

@@ -14,6 +14,7 @@ import heapq
 import math
 
 import numpy as np
+from scipy import stats
 from sklearn.base import ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -59,11 +60,6 @@ def fitted_svc(features: np.ndarray, labels: np.ndarray, exact_up_to: float = EX
     return svc.fit(means, np.bincount(point, labels) > count / 2, sample_weight=count)
 
 
-def svc_fit(n: int, exact_up_to: float = EXACT_SVC) -> str:
-    """How `fitted_svc` fits n samples, for the tables that show its values: 'exact' or 'binned'."""
-    return "exact" if n <= exact_up_to else "binned"
-
-
 def intervals(values: np.ndarray, count: int) -> np.ndarray:
     """Number of the interval that each value lies in, int [n]: one of equal width and one quantile, cut by both.
 
@@ -89,7 +85,7 @@ def boxes(features: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
             _, number, axis, inside = heapq.heappop(heap)
             column = features[inside, axis]
             left = column <= column.mean()
-            if left.all():  # equal but for rounding
+            if left.all() or not left.any():  # equal but for rounding
                 heapq.heappush(heap, (0.0, number, axis, inside))
                 continue
             heapq.heappush(heap, _box(features, inside[left], number))
@@ -126,7 +122,7 @@ def classifier_attacks(
     with fewer non-members than it needs (`intervals.tpr_at`).
     """
     read, member, fold = dealt(members, unseen)
-    found = {}
+    found: dict[str, float] = {}
     for classifier in classifiers:
         for feature in features:
             if classifier == "threshold" and feature == "prob":
@@ -162,7 +158,7 @@ def dealt(members: Part, unseen: Part) -> tuple[Features, np.ndarray, np.ndarray
 
 
 def canonical(part: Part, side: int) -> tuple[np.ndarray, np.random.Generator]:
-    """Positions of the samples in an order that their predictions alone decide, int [n], and a generator of the same."""
+    """Positions of the samples in an order that their predictions alone decide, int [n], and a generator of them."""
     features = Features(part)
     order = np.lexsort((features.margin, features.entropy, features.loss))
     digest = hashlib.sha256(features.loss[order].tobytes() + bytes([side])).digest()
@@ -196,26 +192,30 @@ def _fitted(classifier: str, values: np.ndarray, labels: np.ndarray) -> Classifi
 
 
 def measured(scores: np.ndarray, member: np.ndarray, fold: np.ndarray | None) -> dict[str, float]:
-    """What `classifier_attacks` reports of the scores of one attack.
+    """What `classifier_attacks` reports of the scores of one attack; `fold` is None of one that is not cross-fitted.
 
-    Of a cross-fitted attack the area is the mean over folds, since only scores of one classifier compare, and its
-    variance is twice that of independent folds: each pair of samples counts twice, once the first to fit and the
-    second to judge and once the other way. Without this the interval of two identical distributions misses 0.5 in
-    more than 10 of 100 cases. With it, it is as wide as if one half were judged by a classifier of the other.
+    Only scores of one classifier compare. So the area is the mean over folds, and the rates are those of the ranks
+    within folds (scores that level off differ by fold more than by sample).
+
+    The variance of a cross-fitted area is twice that of independent folds: each pair of samples counts twice, once the
+    first to fit and the second to judge and once the other way. Without this the interval of two identical
+    distributions misses 0.5 in more than 10 of 100 cases. With it, it is as wide as if one half were judged by a
+    classifier of the other.
     """
     n = int(member.sum())
     names = ["auc", "auc_low", "auc_high", "leak"] + (["accuracy"] if fold is not None else [])
     names += [f"{rate}{end}" for rate in RATES for end in ("", "_low", "_high")]
     if n == 0:
         return dict.fromkeys(names, math.nan)
-    folds = np.zeros(len(member), dtype=int) if fold is None else fold
-    areas, variances = np.array(
-        [auc(scores[member & (folds == k)], scores[~member & (folds == k)]) for k in range(folds.max() + 1)]
-    ).T
-    area, variance = float(areas.mean()), float(variances.mean() / len(areas)) * (1 if fold is None else 2)
+    folds = [np.flatnonzero(fold == k) for k in range(FOLDS)] if fold is not None else [np.arange(2 * n)]
+    areas, variances = np.array([auc(scores[i][member[i]], scores[i][~member[i]]) for i in folds]).T
+    area, variance = float(areas.mean()), float(variances.mean() / len(folds)) * (1 if fold is None else 2)
     values = [area, *auc_interval(area, variance, n, n), 2 * abs(area - 0.5)]
     if fold is not None:
         values.append(float(((scores > 0) == member).mean()))
+    ranks = np.empty(2 * n)
+    for i in folds:
+        ranks[i] = stats.rankdata(scores[i]) / (len(i) + 1)
     for rate in RATES.values():
-        values += tpr_at(scores[member], scores[~member], rate)
+        values += tpr_at(ranks[member], ranks[~member], rate)
     return dict(zip(names, values, strict=True))
