@@ -136,9 +136,9 @@ def classifier_attacks(
 def dealt(members: Part, unseen: Part) -> tuple[Features, np.ndarray, np.ndarray]:
     """As many members as non-members of each class, dealt into folds at random.
 
-    The draws depend on the predictions alone, which are sorted and then seed the generator. (With one seed for all, the
-    same ranks would be dealt into the same folds each time. What is high in one fold is low in the rest, so on
-    identical distributions of 36 + 36 samples the area would be 0.42 on average.)
+    The draws depend on the predictions alone, which are sorted and then seed the generator. (One seed for all would
+    deal the same ranks into the same folds each time. As what is high in one fold is low in the rest, areas of
+    identical distributions would then not be 0.5 on average.)
 
     Returns:
         features of the samples that were drawn, whether each is a member, bool [n], and its fold, int [n]; nothing

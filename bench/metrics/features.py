@@ -13,9 +13,9 @@ With z the logits, y the label, p = softmax(z):
 No softmax that is 0 or 1 in floating point is subtracted from 1 or passed to a logarithm, so saturated logits keep
 their order. Sums run over the logits in descending order: renumbering the classes leaves every bit as it is.
 
-Sources: loss, Yeom et al. (arXiv:1709.01604); entropy and modified entropy, Song and Mittal (arXiv:2003.10595),
-section 4.1; margin, the hinge of Carlini et al. (arXiv:2112.03570), section 5; sorted probabilities, Salem et al.
-(arXiv:1806.01246), section 4.
+Sources: loss and correctness, Yeom et al. (arXiv:1709.01604); confidence, entropy and modified entropy, Song and Mittal
+(arXiv:2003.10595); margin, the hinge of Carlini et al. (arXiv:2112.03570); sorted probabilities, Salem et al.
+(arXiv:1806.01246).
 """
 
 from functools import cached_property

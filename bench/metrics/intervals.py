@@ -30,7 +30,7 @@ def auc_interval(value: float, variance: float, m: int, n: int) -> tuple[float, 
     Source: Perme and Manevski, Statistical Methods in Medical Research 28 (2019), who find DeLong's variance on the
     logit scale right in every scenario but the separable one. There (and where all scores are equal) the variance is 0,
     and the interval is the set of areas that the value is compatible with by Hanley and McNeil's variance of
-    exponential scores: method 5 of Newcombe, Statistics in Medicine 25 (2006).
+    exponential scores, as Newcombe proposes (Statistics in Medicine 25 (2006), 559-573).
     """
     if variance > 0 and 0 < value < 1:
         half = Z * math.sqrt(variance) / (value * (1 - value))
@@ -49,7 +49,7 @@ def auc_interval(value: float, variance: float, m: int, n: int) -> tuple[float, 
 def hanley_mcneil(area: float, m: int, n: int) -> float:
     """Variance of the estimated area where scores are exponential, with m and n replaced by their mean.
 
-    Sources: Hanley and McNeil, Radiology 143 (1982); the mean, Newcombe (2006).
+    Sources: Hanley and McNeil, Radiology 143 (1982); the mean is Newcombe's (2006).
     """
     each = (m + n) / 2 - 1
     return area * (1 - area) * (1 + each * ((1 - area) / (2 - area) + area / (1 + area))) / (m * n)
