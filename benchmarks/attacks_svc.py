@@ -3,8 +3,8 @@
 Synthetic logits of the size of CIFAR-10: 50,000 training and 10,000 test samples, 10 classes; 5,000 are forgotten, at
 random or all of a class. The SVC's sets are those of SalUn's code: 10,000 members, 10,000 non-members, 5,000 that are
 asked. `share` is what the attack reports, `decisions` the part of those asked that the two fits call differently. The
-last rows compare ways to fit the vector `prob` on 4,000 + 4,000 + 4,000 samples. CPU seconds on one thread, each measured
-once: other work on the machine does not count.
+last rows compare ways to fit the vector `prob` on 4,000 + 4,000 + 4,000 samples. CPU seconds on one thread, each
+measured once: other work on the machine does not count.
 """
 
 import math
