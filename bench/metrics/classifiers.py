@@ -54,17 +54,17 @@ def fitted_svc(features: np.ndarray, labels: np.ndarray, exact_up_to: float = EX
     svc = SVC(kernel="rbf", C=3, gamma="auto")
     if len(features) <= exact_up_to:
         return svc.fit(features, labels)
-    near = intervals(features[:, 0], bins) if features.shape[1] == 1 else boxes(features, labels, 2 * bins)
+    near = slices(features[:, 0], bins) if features.shape[1] == 1 else boxes(features, labels, 2 * bins)
     _, point, count = np.unique(2 * near + labels, return_inverse=True, return_counts=True)
     means = np.stack([np.bincount(point, column) / count for column in features.T], axis=1)
     return svc.fit(means, np.bincount(point, labels) > count / 2, sample_weight=count)
 
 
-def intervals(values: np.ndarray, count: int) -> np.ndarray:
-    """Number of the interval that each value lies in, int [n]: one of equal width and one quantile, cut by both.
+def slices(values: np.ndarray, count: int) -> np.ndarray:
+    """Number of the slice that each value lies in, int [n]: what one interval and one quantile have in common.
 
-    There are `count` of each. Equal ones divide the range, but are no narrower than 1 / count and no wider than
-    32 / count: a range of 1 or less has no finer structure than the kernel's width of 1.
+    There are `count` of each. The equal intervals divide the range, but are no narrower than 1 / count and no wider
+    than 32 / count, since the kernel's width is 1.
     """
     width = float(np.clip(np.ptp(values), 1, 32)) / count
     grid = np.arange(np.floor(values.min() / width), np.ceil(values.max() / width) + 1) * width
@@ -75,7 +75,7 @@ def boxes(features: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Number of the box that each sample lies in, int [n]: `count` of each label, small where samples lie far apart.
 
     The box with the largest sum of squared distances to its mean is cut at the mean of its most varied coordinate,
-    again and again, as Wu (Graphics Gems II, 1991) cuts colours. Quantiles serve vectors badly: nearly all samples
+    again and again, much as Wu (Graphics Gems II, 1991) cuts colours. Quantiles serve vectors badly: nearly all samples
     are alike and the few others fill the space.
     """
     numbers = np.zeros(len(features), dtype=np.int64)
@@ -160,8 +160,9 @@ def dealt(members: Part, unseen: Part) -> tuple[Features, np.ndarray, np.ndarray
 def canonical(part: Part, side: int) -> tuple[np.ndarray, np.random.Generator]:
     """Positions of the samples in an order that their predictions alone decide, int [n], and a generator of them."""
     features = Features(part)
-    order = np.lexsort((features.margin, features.entropy, features.loss))
-    digest = hashlib.sha256(features.loss[order].tobytes() + bytes([side])).digest()
+    order = np.lexsort((features.entropy, features.loss, features.margin))
+    logits = np.sort(part.logits[order], axis=1).astype(np.float32)  # as stored: no machine rounds them otherwise
+    digest = hashlib.sha256(logits.tobytes() + bytes([side])).digest()
     return order, np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 

@@ -44,7 +44,7 @@ class Features:
         self.rank = (part.logits > true[:, None]).sum(axis=1)  # of the true class; equal logits are interchangeable
         self.below = descending - descending[:, :1]  # z_j - max z
         self.others = np.exp(self.below[:, 1:]).sum(axis=1)  # the sum of exp(z_j - max z) without the largest
-        self.correct, self.true = part.correct, true
+        self.correct = part.correct
         self.loss = np.log1p(self.others) - (true - descending[:, 0])
 
     def __len__(self) -> int:
@@ -70,9 +70,8 @@ class Features:
 
     @cached_property
     def m_entropy(self) -> np.ndarray:
-        log_rest = np.log1p(
-            -np.exp(np.minimum(self.log_prob, -np.log(2)))
-        )  # log(1 - p_j): only the largest exceeds 1/2
+        # log(1 - p_j); only the largest p can exceed 1/2, and its complement is the sum of the others
+        log_rest = np.log1p(-np.exp(np.minimum(self.log_prob, -np.log(2))))
         log_rest[:, 0] = logsumexp(self.below[:, 1:], axis=1) - np.log1p(self.others)
         terms = np.exp(self.log_prob) * log_rest
         terms[np.arange(len(self)), self.rank] = -np.expm1(-self.loss) * -self.loss

@@ -22,7 +22,7 @@ from bench.metrics.features import FEATURES, PUBLISHED, Features, published
 from bench.metrics.intervals import auc, auc_interval, binomial_interval, tpr_at
 from bench.metrics.judged import Judged, Part
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
 FEWER = settings(max_examples=4, deadline=None, derandomize=True)
 CLASSES = 4
 
