@@ -157,24 +157,6 @@ def zrf(logits: np.ndarray, incompetent: np.ndarray) -> dict[str, float]:
     }
 
 
-def scores(
-    run: Mapping[str, float], original: Mapping[str, float], retrain: Mapping[str, float], whole_classes: bool
-) -> dict[str, float]:
-    """The published scores of a run by name, from its metrics, the original's and retrain's (of one, or their mean).
-
-    `average_gap` is not among them: the leaderboard makes `avg_gap` from means over seeds.
-    """
-    forget = run["ACC_f"] if whole_classes else 1 - run["UA"]
-    kept, wanted = ({"forget": 1 - m["UA"], "retain": m["RA"], "test": m["TA"]} for m in (run, retrain))
-    return {
-        "nomus": nomus(run["TA"], run["mia_loss_accuracy"]),
-        "aus": aus(run["TA"], original["TA"], forget, whole_classes),
-        "aus_legacy": aus(run["TA"], original["TA"], 1 - run["UA"], whole_classes, legacy=True),
-        "indiscernibility": indiscernibility(run["mia_loss_accuracy"]),
-        "retention_deviation": retention_deviation(kept, wanted),
-    }
-
-
 def nomus(test: float, mia: float, weight: float = 0.5) -> float:
     """Normalized machine unlearning score: weight * test accuracy + (1 - weight) * (1 - 2 |mia - 0.5|), in [0, 1].
 

@@ -34,7 +34,6 @@ from bench.metrics.distances import (
     kl,
     nomus,
     retention_deviation,
-    scores,
     to_retrain,
     zrf,
 )
@@ -289,22 +288,6 @@ def test_scores_by_hand():
     assert retention_deviation({"forget": 0.6, "retain": 0.9, "test": 0.8}, retrain) == pytest.approx(0.2 + 0.1)
     assert retention_deviation(retrain, retrain) == 0
     assert math.isnan(retention_deviation(retrain, {"forget": 0.0, "retain": 1.0, "test": 0.8}))
-
-
-def test_scores_of_a_run_read_the_right_metrics():
-    run = {"UA": 0.9, "RA": 0.98, "TA": 0.9, "ACC_f": 0.2, "mia_loss_accuracy": 0.6}
-    original, retrain = {"TA": 0.94}, {"UA": 0.8, "RA": 1.0, "TA": 0.9}
-    found = scores(run, original, retrain, whole_classes=True)
-    assert found == pytest.approx(
-        {
-            "nomus": (0.9 + 0.8) / 2,
-            "aus": 0.96 / 1.2,
-            "aus_legacy": 0.96 / 1.8,
-            "indiscernibility": 0.8,
-            "retention_deviation": 0.5 + 0.02,
-        }
-    )
-    assert scores(run, original, retrain, whole_classes=False)["aus"] == pytest.approx(0.96 / 1.8)
 
 
 # --- confusion -----------------------------------------------------------------------------------
