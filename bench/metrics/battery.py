@@ -166,14 +166,14 @@ def of_models(runs: Runs, retrains: Runs, originals: Runs, honest: bool) -> Esti
         if len(seeds) < 2:
             return made | without(("ulira", "ruli", "rmia"), "one retrain: there is no other")
         # seeds 0, 2, ... in the method's place; the originals of seeds 1, 3, ... as those of the other side
-        sides = [tuple(m[start::2] for m in side) for start, side in zip((0, 1, 1), sides, strict=False)]
+        sides = [(m[start::2], z[start::2]) for start, (m, z) in zip((0, 1, 1), sides, strict=False)]
     else:
         made |= _quality(sides[0][0], sides[1][0], [runs[s] for s in seeds], [retrains[s] for s in seeds])
     (u, zu), (r, zr), *rest = sides
     o, zo = rest[0] if rest else (None, None)
     flags = [_correct(side, seeds) for side in (runs, retrains)]
     flags = [flags[1][::2], flags[1][1::2]] if honest else flags
-    legacy = ulira(*flags, legacy=True)
+    legacy = ulira(flags[0], flags[1], legacy=True)
     return made | ulira(u, r) | _only(legacy, "ulira_legacy") | ruli(u, r, o) | rmia(u, r, zu, zr, o, zo)
 
 
@@ -206,5 +206,5 @@ def _correct(side: Runs, seeds: Sequence[int]) -> np.ndarray:
 
 
 def _only(made: Estimates, start: str) -> Estimates:
-    values, missing = ({k: v for k, v in of.items() if k.startswith(start)} for of in (made.values, made.missing))
-    return Estimates(values, missing)
+    names = [name for name in made.values if name.startswith(start)]
+    return Estimates({n: made.values[n] for n in names}, {n: made.missing[n] for n in names if n in made.missing})
