@@ -52,18 +52,17 @@ def run(params: Params, benchmark: str, method: str) -> str:
     banks = fan_out(judge_together, [(benchmark, method, target, seeds) for target in targets], label)
     together = dict(zip([target.name for target in targets], banks, strict=True))
     runs: Rows = []
-    missing: Rows = []
+    every: list[tuple[Target, int | None, Estimates]] = []
     for (target, seed), found in zip(places, judged, strict=True):
-        about = keys(benchmark, target, method, seed)
         if found.failed:
-            runs.append(about | {"status": f"failed: {found.failed}"})
+            runs.append(keys(benchmark, target, method, seed) | {"status": f"failed: {found.failed}"})
             continue
         estimates = found.estimates | published(found, together[target.name], method, seed)
-        runs += metric_rows(about, estimates)
-        missing += unestimated(target, seed, estimates)
+        every.append((target, seed, estimates))
     for target in targets:
-        runs += metric_rows(keys(benchmark, target, method, None), together[target.name].estimates)
-        missing += unestimated(target, None, together[target.name].estimates)
+        every.append((target, None, together[target.name].estimates))
+    for target, seed, estimates in every:
+        runs += metric_rows(keys(benchmark, target, method, seed), estimates)
     tables = {
         "runs": pd.DataFrame(runs, columns=RUN_COLUMNS).astype({"seed": "Int64"}),
         "classes": pd.DataFrame([row for found in judged for row in found.classes], columns=CLASS_COLUMNS),
@@ -72,7 +71,7 @@ def run(params: Params, benchmark: str, method: str) -> str:
     folder = store.table_folder(benchmark, method)
     store.write_json(folder / "method.json", description)
     models = {name: bank.models for name, bank in together.items()}
-    store.write_json(folder / "attack.json", {"models": models, "missing": missing})
+    store.write_json(folder / "attack.json", {"models": models, "missing": unestimated(every)})
     for name, table in tables.items():
         store.write_text(folder / f"{name}.csv", table.to_csv(index=False))
     return f"{len(places)} runs, {tables['runs']['metric'].nunique()} metrics"
@@ -169,15 +168,19 @@ def metric_rows(about: dict[str, Any], estimates: Estimates) -> Rows:
     return [about | {"status": "ok", "metric": name, "value": value} for name, value in values.items()]
 
 
-def unestimated(target: Target, seed: int | None, estimates: Estimates) -> Rows:
-    """A record a reason, with the metrics that it is the reason of; without a seed, of all seeds together."""
-    by_reason: dict[str, list[str]] = {}
-    for name, value in estimates.values.items():
-        if math.isnan(value):
-            by_reason.setdefault(estimates.missing[name], []).append(name)
+def unestimated(found: list[tuple[Target, int | None, Estimates]]) -> Rows:
+    """What could not be estimated: a record a target, reason and seeds that lack the same; none: all seeds together."""
+    seeds: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
+    for target, seed, estimates in found:
+        by_reason: dict[str, list[str]] = {}
+        for name, value in estimates.values.items():
+            if math.isnan(value):
+                by_reason.setdefault(estimates.missing[name], []).append(name)
+        for why, names in by_reason.items():
+            seeds.setdefault((target.name, why, tuple(sorted(names))), []).extend([] if seed is None else [seed])
     return [
-        {"target": target.name, "seed": seed, "reason": why, "metrics": sorted(names)}
-        for why, names in by_reason.items()
+        {"target": target, "seeds": of, "reason": why, "metrics": list(names)}
+        for (target, why, names), of in seeds.items()
     ]
 
 
