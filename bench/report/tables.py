@@ -129,7 +129,9 @@ def together_rows(runs: pd.DataFrame, targets: list[str], n: int) -> list[dict[s
 def with_gaps(rows: list[dict[str, Any]], of_retrains: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with their gap to those of `retrain`, where it has the metric."""
     reference = {row["metric"]: row["mean"] for row in of_retrains}
-    return [row | {"gap": row["mean"] - reference[row["metric"]]} if row["metric"] in reference else row for row in rows]
+    return [
+        row | {"gap": row["mean"] - reference[row["metric"]]} if row["metric"] in reference else row for row in rows
+    ]
 
 
 def _add_relative_cost(per_seed: dict[str, pd.DataFrame]) -> None:

@@ -59,8 +59,7 @@ def run(params: Params, benchmark: str, method: str) -> str:
             continue
         estimates = found.estimates | published(found, together[target.name], method, seed)
         every.append((target, seed, estimates))
-    for target in targets:
-        every.append((target, None, together[target.name].estimates))
+    every += [(target, None, together[target.name].estimates) for target in targets]
     for target, seed, estimates in every:
         runs += metric_rows(keys(benchmark, target, method, seed), estimates)
     tables = {
