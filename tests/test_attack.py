@@ -26,7 +26,7 @@ def params() -> Params:
         "seeds": SEEDS,
     }
     return Params.model_validate(
-        {"run": [NAME], "benchmarks": {NAME: benchmark}, "methods": dict.fromkeys(SHIFT, {})},
+        {"run": [NAME], "benchmarks": {NAME: benchmark}, "methods": {m: {} for m in SHIFT}},
     )
 
 

@@ -60,8 +60,8 @@ def run(params: Params, benchmark: str, method: str) -> str:
         estimates = found.estimates | published(found, together[target.name], method, seed)
         every.append((target, seed, estimates))
     every += [(target, None, together[target.name].estimates) for target in targets]
-    for target, seed, estimates in every:
-        runs += metric_rows(keys(benchmark, target, method, seed), estimates)
+    for of, which, estimates in every:
+        runs += metric_rows(keys(benchmark, of, method, which), estimates)
     tables = {
         "runs": pd.DataFrame(runs, columns=RUN_COLUMNS).astype({"seed": "Int64"}),
         "classes": pd.DataFrame([row for found in judged for row in found.classes], columns=CLASS_COLUMNS),
