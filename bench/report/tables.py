@@ -105,13 +105,18 @@ def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]
 def seed_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Metrics per seed, averaged over the request's targets: index seed, columns metrics.
 
-    A seed with a failed run is left out whole, so that every mean is over the same targets.
+    A seed with a failed run is left out whole, and so is a metric of a seed that not every target has, so that every
+    mean is over the same targets.
     """
     ok = runs[runs["status"] == "ok"]
     failed = runs.loc[runs["status"] != "ok", "seed"].unique()
     kept = ok[~ok["seed"].isin(failed) & ok["seed"].notna() & ~ok["metric"].str.endswith(OF_RUNS).astype(bool)]
     order = list(dict.fromkeys(kept["metric"]))
-    return kept.pivot_table(index="seed", columns="metric", values="value", aggfunc="mean", dropna=False)[order]
+    mean, count = (
+        kept.pivot_table(index="seed", columns="metric", values="value", aggfunc=how, dropna=False)[order]
+        for how in ("mean", "count")
+    )
+    return mean.where(count == kept["target"].nunique())
 
 
 def together_rows(runs: pd.DataFrame, targets: list[str], n: int) -> list[dict[str, Any]]:

@@ -142,6 +142,16 @@ def test_cost_is_relative_to_retrain_and_has_no_gap(folder):
     assert find(table, request="random", method="retrain", metric="samples")["mean"] == 1
 
 
+def test_a_metric_that_a_target_lacks_has_no_mean_over_the_others(folder):
+    path = store.table_folder("bench-a", "original") / "runs.csv"
+    runs = pd.read_csv(path, dtype=tables.RUN_TYPES)
+    lacking = (runs["target"] == "class-1") & (runs["seed"] == 2) & (runs["metric"] == "TA")
+    runs[~lacking].to_csv(path, index=False)
+    row = find(build()[2], request="class", method="original", metric="TA")
+    assert row["n"] == 2
+    assert row["mean"] == pytest.approx(METRICS["TA"] + 0.1 + 0.0025 + 0.005)  # seeds 0 and 1
+
+
 def test_a_metric_of_all_seeds_together_has_no_interval_and_needs_every_target(folder):
     write_tables("salun", card())
     for method, values in {"salun": (0.7, 0.9), "retrain": (0.5, 0.5)}.items():
