@@ -8,7 +8,8 @@
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar;
                                                  seed-S.artifacts.safetensors: tensors kept for analysis
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
-    data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, method.json
+    data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, confusion.csv,
+                                                 attack.json (reasons), method.json
     data/unfinished/STAGE/...                    what a stage that is not finished has made so far
     reports/BENCHMARK/                           leaderboard.csv and .md, metrics.json, timings.csv and .md, figures/
 

@@ -9,23 +9,21 @@ Three attacks that the literature calls by one name are kept apart here:
     mia_loss_auc   logistic regression of the loss on forget-train (member) against unseen data of the
                    same classes, cross-fitted
 
-For none is higher, or lower, better: the target is what the attack gives on retrained networks.
+For none is higher, or lower, better: the target is what the attack gives on retrained networks. The attacks of
+bench/metrics/classifiers.py, which no paper defines, are asked of a run by `learned`.
 """
 
 import math
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_validate
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.model_selection import StratifiedKFold
 
+from bench.metrics.classifiers import EXACT_SVC, classifier_attacks, fitted_logistic, fitted_svc
+from bench.metrics.features import PUBLISHED, published
+from bench.metrics.intervals import auc
 from bench.metrics.judged import Judged, Part
 
 FOLDS = 5
-EXACT_SVC = 5_000  # samples up to which the published classifier is fitted as it stands
-BINS = 512
 
 
 def attacks(run: Judged) -> dict[str, float]:
@@ -33,62 +31,64 @@ def attacks(run: Judged) -> dict[str, float]:
     found = {"mia_salun": mia_salun(run)}
     if run.whole_classes:
         found["mia_kodge"] = mia_kodge(run)
-    unseen = run.forget_test if run.whole_classes else run.retain_test
-    return found | mia_loss(run.forget_train, unseen)
+    return found | mia_loss(run.forget_train, unseen(run))
 
 
-def confidence(part: Part) -> np.ndarray:
-    """Softmax probability of the true class as the one feature of a classifier, float64 [n, 1]."""
-    return np.exp(part.log_confidence)[:, None]
+def unseen(run: Judged) -> Part:
+    """Samples that no network was trained on and that differ from the forget set in nothing else."""
+    return run.forget_test if run.whole_classes else run.retain_test
 
 
-def fitted_svc(features: np.ndarray, labels: np.ndarray) -> SVC:
-    """The classifier of both published attacks: RBF kernel, C = 3, gamma 'auto' (1 / features).
-
-    Fitting takes time with the square of the samples. Above `EXACT_SVC` of them, samples of one class that share
-    one of `BINS` equal intervals of confidence, and one of as many quantiles, enter as one point: at their mean,
-    with their number as its weight. For equal samples that is the same problem; the intervals are so narrow
-    beside the kernel's width of 1 that hardly a decision changes.
-
-    Args:
-        features: float64 [n, 1], from 0 to 1.
-        labels: 0 or 1, [n].
-    """
-    svc = SVC(kernel="rbf", C=3, gamma="auto")
-    if len(features) <= EXACT_SVC:
-        return svc.fit(features, labels)
-    edges = np.union1d(np.linspace(0, 1, BINS + 1), np.quantile(features, np.linspace(0, 1, BINS + 1)))
-    place = 2 * np.searchsorted(edges, features[:, 0]) + labels
-    _, point, count = np.unique(place, return_inverse=True, return_counts=True)
-    mean = np.bincount(point, features[:, 0]) / count
-    return svc.fit(mean[:, None], np.bincount(point, labels) > count / 2, sample_weight=count)
+def learned(run: Judged) -> dict[str, float]:
+    """The attacks of bench/metrics/classifiers.py, the forget set against unseen samples of its classes."""
+    return classifier_attacks(run.forget_train, unseen(run))
 
 
-def mia_salun(run: Judged) -> float:
-    """SalUn's 'MIA-efficacy' on confidence: share of the forget set that is called non-member.
+def salun(run: Judged, exact_up_to: float = EXACT_SVC) -> dict[str, float]:
+    """`mia_salun_FEATURE` for the features of the authors' code but confidence, which is `mia_salun` itself."""
+    others = [feature for feature in PUBLISHED if feature != "confidence"]
+    return {f"mia_salun_{feature}": mia_salun(run, feature, exact_up_to=exact_up_to) for feature in others}
+
+
+def exact(run: Judged, exact_up_to: float = EXACT_SVC) -> dict[str, float]:
+    """`mia_salun_exact` and `mia_kodge_exact`: 1 where the published SVC was fitted as it stands, 0 where binned."""
+    sizes = {"mia_salun": len(run.retain_train[: len(run.retain_test)]) + len(run.retain_test)}
+    if run.whole_classes:
+        sizes["mia_kodge"] = len(run.retain_train) + len(run.forget_train)
+    return {f"{attack}_exact": float(n <= exact_up_to) for attack, n in sizes.items()}
+
+
+def mia_salun(run: Judged, feature: str = "confidence", legacy: bool = False, exact_up_to: float = EXACT_SVC) -> float:
+    """SalUn's 'MIA-efficacy': share of the forget set that is called non-member.
 
     Members are the first samples of the retain set in the data's order, as many as there are test
     samples; non-members are the test samples, without the forgotten classes where a request forgets
     whole ones. Source: arXiv:2310.12508, appendix C.3, and evaluation/SVC_MIA.py of the authors' code,
     whose table reports the feature 'confidence'.
+
+    Args:
+        feature, legacy: see `features.published`.
+        exact_up_to: samples up to which the SVC is fitted as published; see `classifiers.fitted_svc`.
     """
     members = run.retain_train[: len(run.retain_test)]
-    features = np.concatenate([confidence(members), confidence(run.retain_test)])
+    known = np.concatenate([published(part, feature, legacy) for part in (members, run.retain_test)])
     member = np.repeat([1, 0], [len(members), len(run.retain_test)])
-    return float(1 - fitted_svc(features, member).predict(confidence(run.forget_train)).mean())
+    asked = published(run.forget_train, feature, legacy)
+    return float(1 - fitted_svc(known, member, exact_up_to).predict(asked).mean())
 
 
-def mia_kodge(run: Judged) -> float:
+def mia_kodge(run: Judged, exact_up_to: float = EXACT_SVC) -> float:
     """Kodge et al.'s attack: share of the forgotten class's test samples that look like the forget set.
 
-    Fitted on all of the retain set (1) against the forget set (0), unbalanced as published: where more
-    retain samples than forget samples have a confidence near zero it flips to 0. Source:
+    The feature is confidence. Fitted on all of the retain set (1) against the forget set (0), unbalanced as
+    published: where more retain samples than forget samples have a confidence near zero it flips to 0. Source:
     arXiv:2312.00761, section 5, and utils.py of the authors' code; there the training images are
     augmented, here they are not.
     """
-    features = np.concatenate([confidence(run.retain_train), confidence(run.forget_train)])
+    known = np.concatenate([published(part, "confidence") for part in (run.retain_train, run.forget_train)])
     retained = np.repeat([1, 0], [len(run.retain_train), len(run.forget_train)])
-    return float((fitted_svc(features, retained).predict(confidence(run.forget_test)) == 0).mean())
+    asked = published(run.forget_test, "confidence")
+    return float((fitted_svc(known, retained, exact_up_to).predict(asked) == 0).mean())
 
 
 def mia_loss(members: Part, unseen: Part) -> dict[str, float]:
@@ -108,14 +108,10 @@ def mia_loss(members: Part, unseen: Part) -> dict[str, float]:
         return {"mia_loss_auc": math.nan, "mia_loss_accuracy": math.nan}
     losses = np.concatenate([members_loss, unseen_loss])[:, None]
     member = np.repeat([1, 0], [len(members_loss), len(unseen_loss)])
-    scores = cross_validate(
-        make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced")),
-        losses,
-        member,
-        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=0),
-        scoring={"auc": "roc_auc", "accuracy": "balanced_accuracy"},
-    )
-    return {
-        "mia_loss_auc": float(scores["test_auc"].mean()),
-        "mia_loss_accuracy": float(scores["test_accuracy"].mean()),
-    }
+    areas, shares = [], []
+    for rest, judged in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(losses, member):
+        fitted = fitted_logistic(losses[rest], member[rest], class_weight="balanced")
+        scores, truth = fitted(losses[judged]), member[judged] == 1
+        areas.append(auc(scores[truth], scores[~truth])[0])
+        shares.append(((scores[truth] > 0).mean() + (scores[~truth] <= 0).mean()) / 2)
+    return {"mia_loss_auc": float(np.mean(areas)), "mia_loss_accuracy": float(np.mean(shares))}

@@ -27,6 +27,11 @@ class Part:
     def __getitem__(self, chosen: np.ndarray | slice) -> "Part":
         return Part(self.logits[chosen], self.labels[chosen])
 
+    @classmethod
+    def together(cls, *parts: "Part") -> "Part":
+        """All samples of several parts."""
+        return cls(np.concatenate([p.logits for p in parts]), np.concatenate([p.labels for p in parts]))
+
     @cached_property
     def log_confidence(self) -> np.ndarray:
         """Log of the softmax probability of the true class, [n]; minus it is the cross-entropy loss."""

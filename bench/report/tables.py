@@ -20,12 +20,13 @@ from bench.requests import row_kinds, rows
 COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap", "floor", "status"]
 TIMING_COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "ratio"]
 TIMING_COLUMNS += ["hardware", "commit", "torch"]
-RUN_TYPES = {"metric": str, "status": str, "value": float}  # a table without rows has them too
+RUN_TYPES = {"seed": "Int64", "metric": str, "status": str, "value": float}  # a table without rows has them too
 CLASS_TYPES = {"class": int, "accuracy": float}
 PINNED = ("original", "retrain")
 AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.12508, Table 1)
 COSTS = ("samples", "samples_forward", "samples_backward", "round_targets")
-TOW = {"tow": ("UA", "RA", "TA"), "tow_mia": ("mia_salun", "RA", "TA")}
+OF_RUNS = ("_low", "_high")  # what ends so is an interval within one run, and stays in runs.csv
+PER_BANK = "_models_"  # numbers of models: in attack.json
 NOT_SERVED = "not served"
 LEFT_OUT = "left out: "
 
@@ -72,10 +73,10 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
         benchmark = params.benchmark(name)
         of_benchmark = judged.runs[judged.runs["benchmark"] == name]
         for request, kinds, targets in requests(benchmark):
-            here = with_tow(of_benchmark[of_benchmark["target"].isin(targets)])
+            here = of_benchmark[of_benchmark["target"].isin(targets)]
             per_seed = {m: seed_table(here[here["method"] == m]) for m in params.methods}
             _add_relative_cost(per_seed)
-            retrain = per_seed["retrain"]
+            retrain, of_retrains = per_seed["retrain"], together_rows(here[here["method"] == "retrain"], targets, 0)
             for method, table in per_seed.items():
                 cell = {"benchmark": name, "request": request, "method": method}
                 if why := benchmark.left_out(method):
@@ -86,7 +87,9 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
                     status = status_of(here[here["method"] == method])
                 if table.empty:
                     rows.append(cell | {"metric": "", "n": 0, "status": status})
-                rows += [cell | row | {"status": status} for row in metric_rows(table, retrain)]
+                together = together_rows(here[here["method"] == method], targets, len(table))
+                found = metric_rows(table, retrain) + with_gaps(together, of_retrains)
+                rows += [cell | row | {"status": status} for row in found]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -99,43 +102,41 @@ def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]
     ]
 
 
-def with_tow(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with the metrics `tow` and `tow_mia`, Zhao et al.'s tug of war (arXiv:2406.01257, section 3).
-
-    The product of 1 - |a_u - a_r| over the accuracies (or the attack) a on forget set, retain set and
-    test set, of the run and of retrain. The reference is the mean over the target's retrains; for a
-    retrain itself, over the others, so that its row shows what another honest retrain reaches.
-    """
-    ok = runs[runs["status"] == "ok"]
-    names = sorted({name for parts in TOW.values() for name in parts})
-    wide = ok[ok["metric"].isin(names)].pivot_table(
-        index=["benchmark", "request", "target", "method", "seed"], columns="metric", values="value"
-    )
-    if wide.empty or "retrain" not in wide.index.get_level_values("method"):
-        return runs
-    retrains = wide.xs("retrain", level="method")
-    sums, counts = (getattr(retrains.groupby("target"), what)() for what in ("sum", "count"))
-    target = wide.index.get_level_values("target")
-    own = (wide.index.get_level_values("method") == "retrain")[:, None]
-    total = sums.reindex(target).to_numpy() - np.where(own, wide.to_numpy(), 0)
-    number = counts.reindex(target).to_numpy() - own
-    reference = np.divide(total, number, out=np.full(total.shape, math.nan), where=number > 0)
-    near = 1 - (wide - reference).abs()
-    tow = pd.DataFrame({name: near[list(parts)].prod(axis=1, skipna=False) for name, parts in TOW.items()})
-    rows = tow.rename_axis(columns="metric").stack().dropna().rename("value").reset_index()
-    return pd.concat([runs, rows.assign(status="ok")], ignore_index=True)
-
-
 def seed_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Metrics per seed, averaged over the request's targets: index seed, columns metrics.
 
-    A seed with a failed run is left out whole, so that every mean is over the same targets.
+    A seed with a failed run is left out whole, and so is a metric of a seed that not every target has, so that every
+    mean is over the same targets.
     """
     ok = runs[runs["status"] == "ok"]
     failed = runs.loc[runs["status"] != "ok", "seed"].unique()
-    kept = ok[~ok["seed"].isin(failed)]
+    kept = ok[~ok["seed"].isin(failed) & ok["seed"].notna() & ~ok["metric"].str.endswith(OF_RUNS).astype(bool)]
     order = list(dict.fromkeys(kept["metric"]))
-    return kept.pivot_table(index="seed", columns="metric", values="value", aggfunc="mean", dropna=False)[order]
+    mean, count = (
+        kept.pivot_table(index="seed", columns="metric", values="value", aggfunc=how, dropna=False)[order]
+        for how in ("mean", "count")
+    )
+    return mean.where(count == kept["target"].nunique())
+
+
+def together_rows(runs: pd.DataFrame, targets: list[str], n: int) -> list[dict[str, Any]]:
+    """Metrics of all seeds together, each the mean over the request's targets: a row a metric that every target has.
+
+    They have no interval over seeds: there is one value.
+    """
+    ok = runs[(runs["status"] == "ok") & runs["seed"].isna()]
+    kept = ok[~ok["metric"].str.endswith(OF_RUNS).astype(bool) & ~ok["metric"].str.contains(PER_BANK).astype(bool)]
+    found = kept.groupby("metric", sort=False)["value"].agg(["mean", "count"])
+    found = found[found["count"] == len(targets)]
+    return [{"metric": metric, "mean": float(mean), "n": n} for metric, mean in found["mean"].items()]
+
+
+def with_gaps(rows: list[dict[str, Any]], of_retrains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their gap to those of `retrain`, where it has the metric."""
+    reference = {row["metric"]: row["mean"] for row in of_retrains}
+    return [
+        row | {"gap": row["mean"] - reference[row["metric"]]} if row["metric"] in reference else row for row in rows
+    ]
 
 
 def _add_relative_cost(per_seed: dict[str, pd.DataFrame]) -> None:
@@ -154,7 +155,7 @@ def status_of(runs: pd.DataFrame) -> str:
     failed = runs[runs["status"] != "ok"]
     if failed.empty:
         return "ok" if len(runs) else "failed: no run was judged"
-    total = len(runs[["target", "seed"]].drop_duplicates())
+    total = len(runs.loc[runs["seed"].notna(), ["target", "seed"]].drop_duplicates())
     reason = str(failed["status"].iloc[0]).removeprefix("failed: ")
     return f"failed: {len(failed)} of {total} runs; {reason}"
 

@@ -18,6 +18,8 @@ HEADLINE = {  # metric -> column title, in the order of the tables
     "ACC_f": "ACC_f",
     "mia_kodge": "MIA (Kodge)",
     "mia_loss_auc": "MIA loss AUC",
+    "ulira_auc": "U-LiRA AUC",
+    "js_forget": "JS to retrain",
     "samples": "Passes / retrain",
 }
 MEANING = {
@@ -31,6 +33,8 @@ MEANING = {
     "ACC_f": "test accuracy on the forgotten class",
     "mia_kodge": "share of the forgotten class's test samples that an SVC fitted on retain against forget calls so",
     "mia_loss_auc": "cross-fitted logistic regression of the loss, forget set against unseen samples of its classes",
+    "ulira_auc": "likelihood-ratio attack by sample: unlearned against retrained; the row of retrain needs six seeds",
+    "js_forget": "Jensen-Shannon divergence on the forget set to retrains of other seeds, in percent of a nat",
     "samples": "samples passed forward and backward, relative to retraining",
 }
 

@@ -10,9 +10,9 @@ from sklearn.svm import SVC
 
 from bench.datasets import Dataset, Split
 from bench.forget import Target
-from bench.metrics import attacks as attacks_module
 from bench.metrics.accuracy import accuracies, per_class
-from bench.metrics.attacks import attacks, fitted_svc, mia_kodge, mia_loss, mia_salun
+from bench.metrics.attacks import attacks, mia_kodge, mia_loss, mia_salun
+from bench.metrics.classifiers import fitted_svc
 from bench.metrics.judged import Judged, Part
 from bench.metrics.statistics import noise_floor, over_seeds
 
@@ -271,26 +271,24 @@ def test_retrains_that_agree_exactly_have_no_floor():
 
 
 @pytest.mark.parametrize("shapes", [((8, 0.4), (6, 0.5)), ((8, 0.3), (0.5, 5)), ((0.6, 0.6), (1, 1))])
-def test_many_samples_are_binned_with_hardly_a_decision_changed(shapes, monkeypatch):
+def test_many_samples_are_binned_with_hardly_a_decision_changed(shapes):
     """Against the published fit on all samples, as scikit-learn makes it."""
     rng = np.random.default_rng(0)
     features = np.concatenate([rng.beta(*shape, size=1_500) for shape in shapes])[:, None]
     labels = np.repeat([1, 0], 1_500)
     asked = rng.beta(0.7, 0.7, size=4_000)[:, None]
     exact = SVC(kernel="rbf", C=3, gamma="auto").fit(features, labels).predict(asked)
-    monkeypatch.setattr(attacks_module, "EXACT_SVC", 100)
-    found = fitted_svc(features, labels)
+    found = fitted_svc(features, labels, exact_up_to=100)
     assert (found.predict(asked) != exact).mean() < 0.002
     assert len(found.support_) < 2_000  # of bins, not of samples
 
 
-def test_equal_samples_weigh_as_many_as_they_are(monkeypatch):
+def test_equal_samples_weigh_as_many_as_they_are():
     """Confidences that take few values: the weighted problem is the same one, not an approximation."""
     rng = np.random.default_rng(1)
     features = rng.choice([0.0, 0.1, 0.35, 0.7, 0.95, 1.0], size=(600, 1), p=[0.1, 0.1, 0.1, 0.2, 0.2, 0.3])
     labels = (rng.random(600) < 0.2 + 0.6 * features[:, 0] ** 2).astype(int)
     exact = SVC(kernel="rbf", C=3, gamma="auto").fit(features, labels)
-    monkeypatch.setattr(attacks_module, "EXACT_SVC", 10)
     grid = np.linspace(0, 1, 101)[:, None]
-    found = fitted_svc(features, labels)
+    found = fitted_svc(features, labels, exact_up_to=10)
     assert found.decision_function(grid) == pytest.approx(exact.decision_function(grid), abs=5e-3)

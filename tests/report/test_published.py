@@ -42,7 +42,7 @@ OTHER_METHODS = {
     ),
 }
 OTHER_METRICS = {
-    *("mia_salun_correctness", "mia_salun_entropy", "mia_salun_m_entropy", "mia_salun_prob", "ACC_r_drop"),
+    "ACC_r_drop",
     *("mia_gap", "mia_gap_controls", "Fr", "Fr_controls", "Fr_poison", "poison_confidence"),
     *("peak_distance", "peak_share"),
 }

@@ -142,27 +142,35 @@ def test_cost_is_relative_to_retrain_and_has_no_gap(folder):
     assert find(table, request="random", method="retrain", metric="samples")["mean"] == 1
 
 
-def test_tug_of_war_by_hand(folder):
-    """1 - |difference to the mean of the target's retrains|, multiplied; a retrain is compared with the others."""
+def test_a_metric_that_a_target_lacks_has_no_mean_over_the_others(folder):
+    path = store.table_folder("bench-a", "original") / "runs.csv"
+    runs = pd.read_csv(path, dtype=tables.RUN_TYPES)
+    lacking = (runs["target"] == "class-1") & (runs["seed"] == 2) & (runs["metric"] == "TA")
+    runs[~lacking].to_csv(path, index=False)
+    row = find(build()[2], request="class", method="original", metric="TA")
+    assert row["n"] == 2
+    assert row["mean"] == pytest.approx(METRICS["TA"] + 0.1 + 0.0025 + 0.005)  # seeds 0 and 1
+
+
+def test_a_metric_of_all_seeds_together_has_no_interval_and_needs_every_target(folder):
     write_tables("salun", card())
+    for method, values in {"salun": (0.7, 0.9), "retrain": (0.5, 0.5)}.items():
+        path = store.table_folder("bench-a", method) / "runs.csv"
+        runs = pd.read_csv(path, dtype=tables.RUN_TYPES)
+        whole = runs[runs["metric"] == "UA"].drop_duplicates("target").assign(seed=pd.NA)
+        of_class = whole[whole["request"] == "class"].assign(metric="ulira_auc", value=values)
+        one = of_class.head(1)
+        added = [of_class, one.assign(metric="klom"), of_class.assign(metric="ulira_auc_low")]
+        added += [of_class.assign(metric="ulira_models_unlearned", value=3)]
+        pd.concat([runs, *added]).to_csv(path, index=False)
     _, _, table = build(salun={})
-    per_run = []
-    for target, seed in [(t, s) for t in ("class-0", "class-1") for s in SEEDS]:
-        product = 1.0
-        for metric in ("UA", "RA", "TA"):
-            reference = np.mean([value("retrain", target, s, metric) for s in SEEDS])
-            product *= 1 - abs(value("salun", target, seed, metric) - reference)
-        per_run.append(product)
-    assert find(table, request="class", method="salun", metric="tow")["mean"] == pytest.approx(np.mean(per_run))
-    own = []
-    for seed in SEEDS:
-        others = [s for s in SEEDS if s != seed]
-        product = 1.0
-        for metric in ("UA", "RA", "TA"):
-            reference = np.mean([value("retrain", "random", s, metric) for s in others])
-            product *= 1 - abs(value("retrain", "random", seed, metric) - reference)
-        own.append(product)
-    assert find(table, request="random", method="retrain", metric="tow")["mean"] == pytest.approx(np.mean(own))
+    row = find(table, request="class", method="salun", metric="ulira_auc")
+    assert row["mean"] == pytest.approx(0.8)
+    assert row["gap"] == pytest.approx(0.3)
+    assert math.isnan(row["ci_low"])
+    assert row["n"] == len(SEEDS)
+    assert row["status"] == "ok"
+    assert not {"klom", "ulira_auc_low", "ulira_models_unlearned"} & set(table["metric"])
 
 
 def test_a_shared_round_is_marked_and_explained(folder):
@@ -191,7 +199,7 @@ def test_failed_runs_take_their_seed_out_and_are_told(folder):
     assert row["mean"] == pytest.approx(METRICS["UA"] + 0.02 + 0.0025 + 0.005)  # seeds 0 and 1
     assert find(table, request="random", method="salun", metric="UA")["status"] == "ok"
     markdown = next(line for line in text.leaderboard(table).splitlines() if line.startswith("| salun (failed"))
-    assert markdown.count("(n=2)") == len(METRICS) + 3  # and avg_gap, tow and samples
+    assert markdown.count("(n=2)") == len(METRICS) + 2  # and avg_gap and samples
     assert "<small>2 seeds</small>" in page.render(settings, judged=judged, table=table)
 
 
@@ -356,7 +364,7 @@ def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(f
     table.loc[(table["method"] == "salun") & (table["metric"] == "UA"), "gap"] = 0.5
     table.loc[(table["method"] == "kodge") & (table["metric"] == "UA"), "gap"] = -0.001
     click = """<script>setTimeout(() => { const t = document.querySelector("#table-bench-a-class");
-      t.querySelectorAll("thead th")[3].click();
+      t.querySelectorAll("thead th")[2].click();
       setTimeout(() => { document.title = "ORDER " + [...t.querySelectorAll("td.method a")].map(a => a.innerText) },
       300) }, 1500)</script>"""
     (folder / "page.html").write_text(page.render(settings, table, judged).replace("</body>", click + "</body>"))
