@@ -1,10 +1,12 @@
 """`attack@BENCHMARK-METHOD`: every metric of every run, from predictions alone, as two tidy tables.
 
-`runs.csv`: benchmark, request, target, method, seed, status, metric, value. A failed run has one row,
-with no metric and its reason in `status`. `classes.csv`: benchmark, request, target, method, seed,
-class, accuracy (on the test split). The method's card and hyperparameters go along in `method.json`.
+`runs.csv`: benchmark, request, target, method, seed, unlearning_seed, judging_seed, status, metric, value. Attacks
+have a row a judging seed, other metrics one, with the first. A failed run has one row, with no metric and its
+reason in `status`. `classes.csv`: benchmark, request, target, method, seed, unlearning_seed, class, accuracy (on the
+test split). The method's card and hyperparameters go along in `method.json`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,19 @@ from bench.metrics.accuracy import accuracies, per_class
 from bench.metrics.attacks import attacks
 from bench.metrics.judged import Judged
 
-RUN_COLUMNS = ["benchmark", "request", "target", "method", "seed", "status", "metric", "value"]
-CLASS_COLUMNS = ["benchmark", "request", "target", "method", "seed", "class", "accuracy"]
+OF_RUN = ["benchmark", "request", "target", "method", "seed", "unlearning_seed"]
+RUN_COLUMNS = [*OF_RUN, "judging_seed", "status", "metric", "value"]
+CLASS_COLUMNS = [*OF_RUN, "class", "accuracy"]
 
 
 def run(params: Params, benchmark: str, method: str) -> str:
     section = params.benchmark(benchmark)
     description = store.read_json(store.predictions_folder(benchmark, method) / "method.json")
     jobs = [
-        (benchmark, method, target, seed)
+        (benchmark, method, target, seed, unlearning_seed, section.judging_seeds)
         for target in forget.of_benchmark(benchmark, section)
         for seed in section.seeds
+        for unlearning_seed in section.unlearning_seeds
         if target.kinds <= set(description["card"]["serves"]) and not section.left_out(method)
     ]
     judged = fan_out(judge, jobs, f"attack {benchmark} {method}")
@@ -43,29 +47,44 @@ def run(params: Params, benchmark: str, method: str) -> str:
     return f"{len(jobs)} runs, {runs['metric'].nunique()} metrics"
 
 
-def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[dict], list[dict]]:
+def judge(
+    benchmark: str,
+    method: str,
+    target: Target,
+    seed: int,
+    unlearning_seed: int = 0,
+    judging_seeds: Sequence[int] = (0,),
+) -> tuple[list[dict], list[dict]]:
     """The rows of one run for both tables.
 
     Raises:
         BadInput: the run is missing or damaged, or was made on other data.
     """
-    path, folder = store.run_file(benchmark, method, target.name, seed), store.dataset_folder(benchmark)
+    path = store.run_file(benchmark, method, target.name, seed, unlearning_seed)
+    folder = store.dataset_folder(benchmark)
     sidecar = store.read_json(path.with_suffix(".json"))
     if sidecar["data"] != datasets.content_hash(folder):
         raise BadInput(f"{path}: was made on other data than {folder} holds; run `dvc repro`")
-    run = {"benchmark": benchmark, "request": target.request, "target": target.name, "method": method, "seed": seed}
+    values = benchmark, target.request, target.name, method, seed, unlearning_seed
+    run = dict(zip(OF_RUN, values, strict=True))
+    first = judging_seeds[0]
     if sidecar["status"] != "ok":
-        return [run | {"status": f"failed: {sidecar['reason']}"}], []
+        return [run | {"judging_seed": first, "status": f"failed: {sidecar['reason']}"}], []
     dataset = datasets.load(folder)
     logits = read_logits(path, dataset)
     judged = Judged.of(logits, dataset, target)
     samples = {f"samples_{way}": sidecar["samples"][way] for way in ("forward", "backward")}
     if "prepared" in sidecar["samples"]:
         samples["round_targets"] = sidecar["samples"]["prepared"]["targets"]
-    metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | samples
+    metrics: dict[int, dict[str, Any]] = {draw: attacks(judged, draw) for draw in judging_seeds}
+    metrics[first] = accuracies(judged) | metrics[first] | samples
     per = per_class(logits["test"], dataset.test.labels, dataset.classes)
     return (
-        [run | {"status": "ok", "metric": name, "value": value} for name, value in metrics.items()],
+        [
+            run | {"judging_seed": draw, "status": "ok", "metric": name, "value": value}
+            for draw, found in metrics.items()
+            for name, value in found.items()
+        ],
         [run | {"class": c, "accuracy": value} for c, value in enumerate(per)],
     )
 
