@@ -11,7 +11,8 @@
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, method.json
     data/unfinished/STAGE/...                    what a stage that is not finished has made so far
-    reports/BENCHMARK/                           leaderboard.csv and .md, metrics.json, timings.csv and .md, figures/
+    reports/BENCHMARK/                           leaderboard.csv and .md, tests.csv, ranks.csv, metrics.json,
+                                                 timings.csv and .md, figures/
 
 Everything but `data/costs` depends on code, parameters and seeds alone, and so has the same bytes
 each time. Times and machines stand in `data/costs`, which no computation reads.

@@ -105,7 +105,7 @@ class Bootstrap:
 
     Attributes:
         weights: of each run in the mean of each draw, float64 [draws, runs]; rows sum to 1.
-        fewest: seeds or targets drawn from, whichever are fewer; 1 where there is nothing to draw from.
+        fewest: seeds or targets drawn from, whichever are fewer; 1 where there is but one run of each target.
     """
 
     weights: np.ndarray
@@ -119,7 +119,7 @@ class Bootstrap:
         return np.divide(total, share, out=np.full(share.shape, math.nan), where=share > 0)
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the 95 % interval of each column's mean; NaN where there is nothing to draw from.
+        """Bounds of the 95 % interval of each column's mean; NaN where there is but one run of each target.
 
         The quantiles are widened so that for one level the interval has the length of Student's, with n the fewest
         seeds or targets ("expanded percentile": Hesterberg, Am. Stat. 69(4), 2015, arXiv:1411.5279). With n < 5 of a
@@ -155,8 +155,8 @@ def bootstrap(
     k = rng.integers(targets, size=(draws, targets))
     runs = _counts((i * unlearning + j).reshape(draws, -1), training * unlearning)
     weights = (runs[:, :, None] * _counts(k, targets)[:, None, :]).reshape(draws, -1)
-    drawn = [size for size in (training if training > 1 else unlearning, targets) if size > 1]
-    return Bootstrap(weights / weights.shape[1], min(drawn, default=1))
+    seeds = training if training > 1 else unlearning
+    return Bootstrap(weights / weights.shape[1], seeds if targets == 1 else min(seeds, targets))
 
 
 def _counts(drawn: np.ndarray, n: int) -> np.ndarray:
