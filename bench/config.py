@@ -204,8 +204,8 @@ class Benchmark(Section):
     skip: dict[Name, str] = Field(default_factory=dict)  # methods that are left out here -> why
     requests: Annotated[dict[Name, Request], Field(min_length=1)]
     seeds: Seeds
-    unlearning_seeds: Seeds = [0]
-    judging_seeds: Seeds = [0]
+    unlearning_seeds: Seeds = Field(default_factory=lambda: [0])
+    judging_seeds: Seeds = Field(default_factory=lambda: [0])
 
     @property
     def oracle(self) -> bool:

@@ -24,7 +24,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
     methods = [m for m in dict.fromkeys(here["method"]) if m != "retrain" and _has(here, m)]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(GAPS), figsize=(1.75 * len(GAPS) + 1, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
+            1, len(GAPS), figsize=(1.75 * len(GAPS) + 2.2, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
         )
         for axis, (metric, label) in zip(axes[0], GAPS.items(), strict=True):
             rows = here[here["metric"] == metric].set_index("method")
@@ -33,7 +33,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
             axis.axvline(0, color="black", lw=0.8)
             for i, method in enumerate(methods):
                 row = rows.loc[method]
-                half = [[row["mean"] - row["ci_low"]], [row["ci_high"] - row["mean"]]]
+                half = [[row["gap"] - row["gap_low"]], [row["gap_high"] - row["gap"]]]
                 colour, marker = VERDICTS.get(row["verdict"], VERDICTS[UNDECIDED])
                 axis.errorbar(
                     100 * row["gap"],
@@ -55,7 +55,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
         axes[0][0].set_yticks(range(len(methods)), methods)
         axes[0][0].invert_yaxis()
         entries = [plt.Line2D([], [], color=c, marker=m, ls="", ms=4, label=v) for v, (c, m) in VERDICTS.items()]
-        figure.legend(handles=entries, loc="outside lower center", ncols=3, fontsize=8)
+        figure.legend(handles=entries, loc="outside right upper", fontsize=8)
         figure.supxlabel("gap to retrain (percentage points); grey: noise floor of retraining", fontsize=9)
         figure.suptitle(title, fontsize=10)
     return figure
@@ -139,7 +139,7 @@ def critical_difference(found: CriticalDifference, title: str) -> Figure:
         axis.set_ylim(first + half, -1.6)
         axis.xaxis.tick_top()
         axis.spines["top"].set(visible=True, position=("data", 0), bounds=(1, k))
-        axis.set_xticks(np.linspace(1, k, min(k, 10)).round())
+        axis.set_xticks(range(1, k + 1, 1 + k // 12))
         axis.tick_params(axis="x", labelsize=8)
         axis.set_yticks([])
         for i, (method, rank) in enumerate(ranks.items()):
@@ -177,7 +177,7 @@ def rank_stability(ranks: pd.DataFrame, title: str) -> Figure:
     labels = {"none": "all", "metric": "without {}", "seed": "without seed {}"}
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axis = plt.subplots(figsize=(0.5 * len(columns) + 2.4, 0.24 * len(grid) + 1.9))
-        image = axis.imshow(grid, vmin=1, vmax=len(grid), cmap="cividis_r", aspect="auto")
+        axis.imshow(grid, vmin=1, vmax=len(grid), cmap="cividis_r", aspect="auto")
         for (i, j), rank in np.ndenumerate(grid.to_numpy()):
             shown, pale = f"{rank:g}", rank < 0.55 * len(grid)
             axis.text(j, i, shown, ha="center", va="center", fontsize=6.5, color="black" if pale else "white")
@@ -189,8 +189,7 @@ def rank_stability(ranks: pd.DataFrame, title: str) -> Figure:
         axis.set_yticks(range(len(grid)), grid.index)
         axis.axvline(0.5, color="white", lw=3)
         axis.spines[:].set_visible(False)
-        figure.colorbar(image, ax=axis, label="rank by average gap", pad=0.01)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(f"{title}: rank by average gap", fontsize=10)
     return figure
 
 

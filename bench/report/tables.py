@@ -29,8 +29,19 @@ from bench.metrics.statistics import noise_floor, over_seeds
 from bench.requests import row_kinds, rows
 from bench.seeds import numpy_generator
 
-COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap", "floor"]
-COLUMNS += ["margin", "p_equivalence", "verdict", "rank", "rank_low", "rank_high", "status"]
+COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap"]
+COLUMNS += [
+    "gap_low",
+    "gap_high",
+    "floor",
+    "margin",
+    "p_equivalence",
+    "verdict",
+    "rank",
+    "rank_low",
+    "rank_high",
+    "status",
+]
 TEST_COLUMNS = ["benchmark", "request", "metric", "method", "other", "difference", "n", "p", "p_holm"]
 RANK_COLUMNS = ["benchmark", "request", "kind", "left_out", "tau", "method", "distance", "rank"]
 TIMING_COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "ratio"]
@@ -120,8 +131,8 @@ class Compared:
 
 
 @lru_cache(maxsize=4)
-def _draws(benchmark: str, request: str, *levels: int) -> Bootstrap:
-    return bootstrap(*levels, numpy_generator(benchmark, request, "bootstrap"))
+def _draws(benchmark: str, request: str, training: int, unlearning: int, targets: int) -> Bootstrap:
+    return bootstrap(training, unlearning, targets, numpy_generator(benchmark, request, "bootstrap"))
 
 
 def compared(params: Params, judged: Judged) -> Iterator[Compared]:
@@ -150,8 +161,10 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
                 status = status_of(each.runs[each.runs["method"] == method])
             if values.empty:
                 rows.append(cell | {"metric": "", "n": 0, "status": status})
-            for row in metric_rows(values, each, method):
-                rows.append(cell | row | places.get((row["metric"], method), {}) | {"status": status})
+            rows += [
+                cell | row | places.get((row["metric"], method), {}) | {"status": status}
+                for row in metric_rows(values, each, method)
+            ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -160,7 +173,8 @@ def rankings(each: Compared) -> dict[tuple[str, str], dict[str, int]]:
     gaps = each.gaps([c for c in each.values["retrain"] if c not in COSTS])
     if gaps.empty:
         return {}
-    draws, found = each.draws(len(gaps.index.unique("seed"))), {}
+    draws = each.draws(len(gaps.index.unique("seed")))
+    found: dict[tuple[str, str], dict[str, int]] = {}
     parts: dict[str, list[str]] = {metric: [metric] for metric in gaps.columns.unique("metric")}
     if set(AVERAGED) <= parts.keys():
         parts["avg_gap"] = list(AVERAGED)
@@ -182,10 +196,14 @@ def tests(params: Params, judged: Judged) -> pd.DataFrame:
     parts = []
     for each in compared(params, judged):
         gaps = per_seed_gaps(each, [c for c in each.values["retrain"] if c not in COSTS])
-        for metric in gaps.columns.unique("metric"):
-            parts.append(_tests(each, metric, {(m, "retrain"): gaps[metric, m] for m in gaps[metric]}))
-        for metric, away in seed_distances(gaps).items():
-            parts.append(_tests(each, metric, {(a, b): away[a] - away[b] for a, b in combinations(away, 2)}))
+        parts += [
+            _tests(each, metric, {(m, "retrain"): gaps[metric, m] for m in gaps[metric]})
+            for metric in gaps.columns.unique("metric")
+        ]
+        parts += [
+            _tests(each, metric, {(a, b): away[a] - away[b] for a, b in combinations(away, 2)})
+            for metric, away in seed_distances(gaps).items()
+        ]
     return pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=TEST_COLUMNS)], ignore_index=True)
 
 
@@ -304,14 +322,17 @@ def status_of(runs: pd.DataFrame) -> str:
 def metric_rows(values: pd.DataFrame, each: Compared, method: str) -> list[dict[str, Any]]:
     """A row a metric; `gap` is to retrain's mean, signed, and costs have none.
 
-    The interval is over all levels of runs; floor and verdict are of means over targets, a number a training seed.
+    The intervals are over all levels of runs, that of the gap with each run beside the retrain of the same seeds and
+    target; floor and verdict are of means over targets, a number a training seed.
     """
     values = values.dropna(axis=1, how="all")
     if values.empty:
         return []
     seeds, reference = values.groupby(level="seed").mean(), each.values["retrain"].groupby(level="seed").mean()
-    low, high = each.draws(len(seeds)).interval(values.to_numpy())
-    rows = []
+    draws, rows = each.draws(len(seeds)), []
+    low, high = draws.interval(values.to_numpy())
+    gaps = (values - each.values["retrain"].reindex(values.index)).dropna(axis=1, how="all")
+    bounds = dict(zip(gaps.columns, np.transpose(draws.interval(gaps.to_numpy())), strict=True))
     for i, metric in enumerate(values.columns):
         own = seeds[metric].dropna().to_numpy()
         row = {"metric": metric, "mean": own.mean(), "ci_low": low[i], "ci_high": high[i], "n": len(own)}
@@ -320,6 +341,7 @@ def metric_rows(values: pd.DataFrame, each: Compared, method: str) -> list[dict[
             test = equivalence(own, retrain)
             row |= {"gap": test.gap, "floor": noise_floor(retrain, len(own)), "margin": test.margin}
             if method != "retrain":
+                row |= dict(zip(["gap_low", "gap_high"], bounds.get(metric, ()), strict=False))
                 row |= {"p_equivalence": test.p, "verdict": test.verdict}
         rows.append(row)
     return rows + _average_gap(rows)
