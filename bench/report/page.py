@@ -108,8 +108,6 @@ def cell(row: Any, seeds: int) -> dict[str, Any]:
     }
     if not cost and row.method != "retrain" and row.metric != "avg_gap" and not math.isnan(row.gap):
         shown["gap"] = f"{100 * row.gap:+.2f}"
-        if not math.isnan(row.gap_low):
-            shown["gap"] += f" [{100 * row.gap_low:+.2f}, {100 * row.gap_high:+.2f}]"
         shown["floor"] = "" if math.isnan(row.floor) else f"{100 * row.floor:.2f}"
     return shown
 

@@ -74,6 +74,7 @@ def write_tables(method: str, card_: dict, failed: set = frozenset(), reason: st
         for target in targets:
             for seed in SEEDS:
                 run = {"benchmark": "bench-a", "request": request, "target": target, "method": method, "seed": seed}
+                run |= {"unlearning_seed": 0, "judging_seed": 0}
                 if (target, seed) in failed:
                     rows.append(run | {"status": f"failed: {reason}"})
                     continue
