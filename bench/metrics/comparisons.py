@@ -261,7 +261,7 @@ def rank_stability(gaps: pd.DataFrame) -> pd.DataFrame:
     if len(metrics) > 1:
         left += [("metric", metric, gaps.drop(columns=metric, level="metric")) for metric in metrics]
     if len(seeds) > 1:
-        left += [("seed", seed, gaps.drop(index=seed, level="seed")) for seed in seeds]
+        left += [("seed", seed, gaps[gaps.index.get_level_values("seed") != seed]) for seed in seeds]
     whole, parts = distances(gaps), []
     for kind, left_out, rest in left:
         away = distances(rest)
