@@ -128,7 +128,7 @@ class Bootstrap:
         Args:
             values: float64 [runs, columns]; no column is NaN throughout.
         """
-        if self.fewest < 2:
+        if self.fewest < 2 or not values.size:
             nothing = np.full(values.shape[1], math.nan)
             return nothing, nothing
         tail = stats.norm.cdf(math.sqrt(self.fewest / (self.fewest - 1)) * stats.t.ppf(ALPHA / 2, self.fewest - 1))

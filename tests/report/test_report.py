@@ -395,7 +395,7 @@ def test_seconds_are_compared_on_equal_hardware_alone(folder):
 GAPS = pd.DataFrame(
     np.random.default_rng(0).normal(size=(4, 6)) * [1, 2, 3, 1, 2, 3],
     index=pd.Index(range(4), name="seed"),
-    columns=pd.MultiIndex.from_product([["UA", "RA"], "abc"], names=["metric", "method"]),
+    columns=pd.MultiIndex.from_product([["UA", "RA"], list("abc")], names=["metric", "method"]),
 )
 
 
