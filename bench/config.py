@@ -189,7 +189,11 @@ def _by_name(value: Any) -> Any:
 
 
 class Benchmark(Section):
-    """Data set, network, base-training recipe, requests and seeds: one tab of the leaderboard."""
+    """Data set, network, base-training recipe, requests and seeds: one tab of the leaderboard.
+
+    `seeds` are of base training, `unlearning_seeds` of what a method draws on one original (for `retrain`, its
+    initialisation), `judging_seeds` of what attacks draw on one run's predictions.
+    """
 
     dataset: Annotated[Data, BeforeValidator(_by_name)]
     validation: Proportion  # share of the training part held out, stratified by class
@@ -200,6 +204,8 @@ class Benchmark(Section):
     skip: dict[Name, str] = Field(default_factory=dict)  # methods that are left out here -> why
     requests: Annotated[dict[Name, Request], Field(min_length=1)]
     seeds: Seeds
+    unlearning_seeds: Seeds = Field(default_factory=lambda: [0])
+    judging_seeds: Seeds = Field(default_factory=lambda: [0])
 
     @property
     def oracle(self) -> bool:

@@ -6,12 +6,14 @@
     data/scores/BENCHMARK/                       samples.safetensors, summary.json: memorization, proxies
     data/predictions/BENCHMARK/METHOD/           method.json: the card and the hyperparameters
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar;
-                                                 seed-S.artifacts.safetensors: tensors kept for analysis
+                                                 seed-S.artifacts.safetensors: tensors kept for analysis;
+                                                 of a further unlearning seed U: seed-S.U.safetensors, ...
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, confusion.csv,
                                                  attack.json (reasons), method.json
     data/unfinished/STAGE/...                    what a stage that is not finished has made so far
-    reports/BENCHMARK/                           leaderboard.csv and .md, metrics.json, timings.csv and .md, figures/
+    reports/BENCHMARK/                           leaderboard.csv and .md, tests.csv, ranks.csv, metrics.json,
+                                                 timings.csv and .md, figures/
 
 Everything but `data/costs` depends on code, parameters and seeds alone, and so has the same bytes
 each time. Times and machines stand in `data/costs`, which no computation reads.
@@ -78,14 +80,15 @@ def predictions_folder(benchmark: str, method: str) -> Path:
     return DATA / "predictions" / benchmark / method
 
 
-def run_file(benchmark: str, method: str, target: str, seed: int) -> Path:
+def run_file(benchmark: str, method: str, target: str, seed: int, unlearning_seed: int = 0) -> Path:
     """The logits of a run; the sidecar stands beside it with the suffix `.json`."""
-    return predictions_folder(benchmark, method) / target / f"seed-{seed}.safetensors"
+    name = f"seed-{seed}.{unlearning_seed}" if unlearning_seed else f"seed-{seed}"
+    return predictions_folder(benchmark, method) / target / f"{name}.safetensors"
 
 
-def artifacts_file(benchmark: str, method: str, target: str, seed: int) -> Path:
+def artifacts_file(benchmark: str, method: str, target: str, seed: int, unlearning_seed: int = 0) -> Path:
     """Tensors that a method kept for analysis; the target `prepared` holds those that all targets share."""
-    return predictions_folder(benchmark, method) / target / f"seed-{seed}.artifacts.safetensors"
+    return run_file(benchmark, method, target, seed, unlearning_seed).with_suffix(".artifacts.safetensors")
 
 
 def cost_file(benchmark: str, method: str) -> Path:

@@ -47,12 +47,13 @@ def repeat_original(params: Params, benchmark: str, seed: int) -> tuple[Path, bo
 
 
 def repeat_job(
-    params: Params, benchmark: str, method: str, chains: list[list[Target]], seed: int
+    params: Params, benchmark: str, method: str, chains: list[list[Target]], seed: int, unlearning_seed: int
 ) -> list[tuple[Path, bool]]:
     """Unlearn again; of each run, whether predictions and sidecar are the same bytes."""
-    paths = [store.run_file(benchmark, method, target.name, seed) for chain in chains for target in chain]
+    seeds = seed, unlearning_seed
+    paths = [store.run_file(benchmark, method, target.name, *seeds) for chain in chains for target in chain]
     with store.elsewhere("datasets", "models", "scores"):
-        unlearn.one(params, benchmark, method, chains, seed)
+        unlearn.one(params, benchmark, method, chains, *seeds)
         again = [_both(path) for path in paths]
     return [(path, made == _both(path)) for path, made in zip(paths, again, strict=True)]
 

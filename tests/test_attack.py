@@ -35,9 +35,9 @@ def labels(split: str) -> np.ndarray:
     return np.where(found == 7, 6, found) if split == "test" else found  # no test sample of class 7
 
 
-def write_run(method: str, target: str, seed: int, reason: str = "") -> None:
-    path = store.run_file(NAME, method, target, seed)
-    rng = np.random.default_rng([seed, len(method), len(target)])
+def write_run(method: str, target: str, seed: int, reason: str = "", unlearning_seed: int = 0) -> None:
+    path = store.run_file(NAME, method, target, seed, unlearning_seed)
+    rng = np.random.default_rng([seed, len(method), len(target), unlearning_seed])
     if not reason:
         logits = {
             s: rng.normal(size=(n, CLASSES)) + SHIFT[method] * np.eye(CLASSES)[labels(s)] for s, n in SIZES.items()
@@ -145,3 +145,26 @@ def test_logits_of_another_shape_are_refused(folder):
     store.write_tensors(path, store.read_tensors(path) | {"test": np.zeros((3, CLASSES), np.float32)})
     with pytest.raises(BadInput, match="must have the shape"):
         judged("mine")
+
+
+def test_further_seeds_of_unlearning_and_judging_have_rows_of_their_own(folder):
+    """Runs of one unlearning seed are compared with each other; what judging draws is asked once more."""
+    for method in SHIFT:
+        for target in ("class-3", "random"):
+            for seed in SEEDS:
+                write_run(method, target, seed, unlearning_seed=4)
+    section = params().benchmark(NAME).model_copy(update={"unlearning_seeds": [0, 4], "judging_seeds": [0, 1]})
+    attack.run(params().model_copy(update={"benchmarks": {NAME: section}}), NAME, "mine")
+    runs = pd.read_csv(store.table_folder(NAME, "mine") / "runs.csv")
+    here = runs[(runs["target"] == "random") & runs["seed"].notna()]
+    assert (here[here["metric"] == "UA"].groupby(["seed", "unlearning_seed"]).size() == 1).all()
+    drawn = here[here["metric"] == "mia_loss_auc"].groupby(["seed", "unlearning_seed"])["value"].nunique()
+    assert drawn.tolist() == [2] * 6
+    together = runs[runs["seed"].isna() & (runs["target"] == "random") & (runs["metric"] == "ulira_auc")]
+    assert together["unlearning_seed"].tolist() == [0, 4]
+    test = [
+        store.read_tensors(store.run_file(NAME, m, "random", *of))["test"]
+        for m, *of in (("mine", 0, 4), ("retrain", 1, 4), ("retrain", 2, 4))
+    ]
+    found = here[(here["metric"] == "disagreement_test") & (here["seed"] == 0) & (here["unlearning_seed"] == 4)]
+    assert found["value"].item() == pytest.approx(np.mean([disagreement(test[0], other) for other in test[1:]]))

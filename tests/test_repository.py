@@ -91,7 +91,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/imports.py": "store",
     "bench/resume.py": "checkpoint config datasets errors imports jobs provenance store",
     "bench/metrics/*.py": "config errors store datasets forget metrics",
-    "bench/report/*.py": "config errors requests store metrics report",
+    "bench/report/*.py": "config errors requests store metrics report seeds",
     "bench/figures/*.py": "config errors requests store metrics report figures",
 }
 

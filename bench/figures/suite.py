@@ -1,4 +1,4 @@
-"""The suite's own figures: gap to retrain, forgetting against cost, accuracy per class."""
+"""The suite's own figures: gap to retrain, forgetting against cost, accuracy per class, and what ranks are worth."""
 
 import math
 
@@ -8,13 +8,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from bench.figures.style import COLOURS, MARKERS, STYLE
+from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE, UNDECIDED, CriticalDifference
 
 DECADES = [-100, -10, -1, 0, 1, 10, 100]
+VERDICTS = {INDISTINGUISHABLE: (COLOURS[2], "o"), UNDECIDED: ("#666666", "D"), DIFFERENT: (COLOURS[1], "s")}
 GAPS = {"UA": "UA", "RA": "RA", "TA": "TA", "mia_salun": "MIA (SalUn)"}
 
 
 def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
-    """Gap of UA, RA, TA and MIA to retrain for each method, with its interval and the noise floor.
+    """Gap of UA, RA, TA and MIA to retrain for each method, with its interval and verdict, and the noise floor.
 
     Args:
         here: the leaderboard's rows of one benchmark and request.
@@ -22,7 +24,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
     methods = [m for m in dict.fromkeys(here["method"]) if m != "retrain" and _has(here, m)]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(GAPS), figsize=(1.75 * len(GAPS) + 1, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
+            1, len(GAPS), figsize=(1.75 * len(GAPS) + 2.2, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
         )
         for axis, (metric, label) in zip(axes[0], GAPS.items(), strict=True):
             rows = here[here["metric"] == metric].set_index("method")
@@ -31,8 +33,18 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
             axis.axvline(0, color="black", lw=0.8)
             for i, method in enumerate(methods):
                 row = rows.loc[method]
-                half = 0 if math.isnan(row["ci_high"]) else 100 * (row["ci_high"] - row["mean"])
-                axis.errorbar(100 * row["gap"], i, xerr=half, fmt="o", ms=4, color=COLOURS[0], capsize=2, lw=1.2)
+                half = [[row["gap"] - row["gap_low"]], [row["gap_high"] - row["gap"]]]
+                colour, marker = VERDICTS.get(row["verdict"], VERDICTS[UNDECIDED])
+                axis.errorbar(
+                    100 * row["gap"],
+                    i,
+                    xerr=100 * np.nan_to_num(half).clip(0),
+                    fmt=marker,
+                    ms=4,
+                    color=colour,
+                    capsize=2,
+                    lw=1.2,
+                )
             axis.set_title(label, fontsize=9)
             axis.set_xscale("symlog", linthresh=1)  # -100 and 0.5 both have their place
             low, high = axis.get_xlim()
@@ -42,6 +54,8 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
             axis.margins(x=0.12)
         axes[0][0].set_yticks(range(len(methods)), methods)
         axes[0][0].invert_yaxis()
+        entries = [plt.Line2D([], [], color=c, marker=m, ls="", ms=4, label=v) for v, (c, m) in VERDICTS.items()]
+        figure.legend(handles=entries, loc="outside right upper", fontsize=8)
         figure.supxlabel("gap to retrain (percentage points); grey: noise floor of retraining", fontsize=9)
         figure.suptitle(title, fontsize=10)
     return figure
@@ -108,6 +122,74 @@ def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) ->
         axes[0][0].set_yticks(range(len(methods)), methods)
         figure.colorbar(image, ax=axes[0].tolist(), label="test accuracy (%)", pad=0.01)
         figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def critical_difference(found: CriticalDifference, title: str) -> Figure:
+    """Average ranks on an axis; a bar joins methods that Nemenyi's test does not tell apart (Demšar, JMLR 7, 2006).
+
+    Labels stand left and right in the order of the ranks.
+    """
+    ranks, k = found.ranks, len(found.ranks)
+    half, bars = (k + 1) // 2, found.nemenyi
+    first = 0.35 + 0.28 * len(bars)  # height of the uppermost label below the axis, in lines
+    with plt.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure, axis = plt.subplots(figsize=(6.4, 0.21 * (first + half) + 1.1))
+        axis.set_xlim(0.5, k + 0.5)
+        axis.set_ylim(first + half, -1.6)
+        axis.xaxis.tick_top()
+        axis.spines["top"].set(visible=True, position=("data", 0), bounds=(1, k))
+        axis.set_xticks(range(1, k + 1, 1 + k // 12))
+        axis.tick_params(axis="x", labelsize=8)
+        axis.set_yticks([])
+        for i, (method, rank) in enumerate(ranks.items()):
+            left = i < half
+            y = first + (i if left else k - 1 - i) + 0.4
+            edge = 0.5 if left else k + 0.5
+            axis.plot([rank, rank, edge], [0, y, y], color="black", lw=0.7, clip_on=False)
+            name = f"{method} ({rank:.1f}) " if left else f" ({rank:.1f}) {method}"
+            axis.text(edge, y, name, ha="right" if left else "left", va="center", fontsize=8)
+        for i, bar in enumerate(bars):
+            y, ends = 0.35 + 0.28 * i, [ranks[bar[0]] - 0.06, ranks[bar[-1]] + 0.06]
+            axis.plot(ends, [y, y], color=COLOURS[0], lw=2.4, solid_capstyle="butt", zorder=3)
+        if found.difference < k:
+            axis.plot([1, 1 + found.difference], [-1.2, -1.2], color=COLOURS[1], lw=2.4, solid_capstyle="butt")
+        axis.text(1, -1.45, f"critical difference {found.difference:.1f}", fontsize=8, color=COLOURS[1], va="bottom")
+        p = f"{found.p:.3f}" if found.p >= 0.001 else "< 0.001"
+        axis.set_xlabel(
+            f"average rank by average gap (Friedman's test: p {p if p[0] == '<' else '= ' + p})", fontsize=8
+        )
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def rank_stability(ranks: pd.DataFrame, title: str) -> Figure:
+    """Rank of each method by average gap, with everything and with each metric or seed left out.
+
+    Args:
+        ranks: rows of ranks.csv of one benchmark and request.
+    """
+    columns = list(dict.fromkeys(zip(ranks["kind"], ranks["left_out"].astype(str), strict=True)))
+    keyed = ranks.assign(left_out=ranks["left_out"].astype(str))
+    grid = keyed.pivot(index="method", columns=["kind", "left_out"], values="rank")[columns]
+    grid = grid.sort_values(columns[0], kind="stable")
+    taus = keyed.drop_duplicates(["kind", "left_out"]).set_index(["kind", "left_out"])["tau"]
+    labels = {"none": "all", "metric": "without {}", "seed": "without seed {}"}
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axis = plt.subplots(figsize=(0.5 * len(columns) + 2.4, 0.24 * len(grid) + 1.9))
+        axis.imshow(grid, vmin=1, vmax=len(grid), cmap="cividis_r", aspect="auto")
+        for (i, j), rank in np.ndenumerate(grid.to_numpy()):
+            shown, pale = f"{rank:g}", rank < 0.55 * len(grid)
+            axis.text(j, i, shown, ha="center", va="center", fontsize=6.5, color="black" if pale else "white")
+        names = [
+            f"{labels[kind].format(GAPS.get(what, what))}" + ("" if kind == "none" else f"\nτ = {taus[kind, what]:.2f}")
+            for kind, what in columns
+        ]
+        axis.set_xticks(range(len(columns)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
+        axis.set_yticks(range(len(grid)), grid.index)
+        axis.axvline(0.5, color="white", lw=3)
+        axis.spines[:].set_visible(False)
+        figure.suptitle(f"{title}: rank by average gap", fontsize=10)
     return figure
 
 

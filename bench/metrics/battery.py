@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.metrics import classifiers
 from bench.metrics.accuracy import accuracies
-from bench.metrics.attacks import FOLDS, attacks, exact, learned, mia_salun, salun, unseen
+from bench.metrics.attacks import FOLDS, attacks, exact, learned, mia_loss, mia_salun, salun, unseen
 from bench.metrics.confusion import confusion_distances
 from bench.metrics.distances import (
     AVERAGED,
@@ -52,14 +52,15 @@ Runs = Mapping[int, Judged]  # by seed, those that succeeded
 # --- one run ---------------------------------------------------------------------------------------
 
 
-def of_run(run: Judged, original: Judged | None, retrains: Sequence[Judged]) -> Estimates:
+def of_run(run: Judged, original: Judged | None, retrains: Sequence[Judged], seed: int = 0) -> Estimates:
     """Every metric of one run but `scores`.
 
     Args:
         original: the network of the same seed before unlearning; None if there is none.
         retrains: those that it is compared with (`references`), none of which is the run itself; may be empty.
+        seed: of judging: what `drawn` draws.
     """
-    found = accuracies(run) | attacks(run) | salun(run) | exact(run) | learned(run)
+    found = accuracies(run) | attacks(run) | salun(run) | exact(run)
     found["mia_salun_m_entropy_legacy"] = mia_salun(run, "m_entropy", legacy=True)
     found |= zrf(run.forget_train.logits, np.zeros_like(run.forget_train.logits))
     lacking = Estimates()
@@ -72,7 +73,14 @@ def of_run(run: Judged, original: Judged | None, retrains: Sequence[Judged]) -> 
         found |= {name: float(np.mean([of[name] for of in each])) for name in each[0]}
     else:
         lacking |= without(("activation", "js", "kl", "disagreement", "completeness", "confusion"), NO_RETRAIN)
-    return with_reasons(found) | lacking
+    return with_reasons(found) | drawn(run, seed) | lacking
+
+
+def drawn(run: Judged, seed: int) -> Estimates:
+    """The metrics that depend on the seed of judging: attacks that deal folds, and what is made of them."""
+    found = mia_loss(run.forget_train, unseen(run), seed) | learned(run, seed)
+    mia = found["mia_loss_accuracy"]
+    return with_reasons(found | {"nomus": nomus(accuracies(run)["TA"], mia), "indiscernibility": indiscernibility(mia)})
 
 
 def references(seed: int, seeds: Sequence[int]) -> list[int]:
@@ -98,7 +106,7 @@ def scores(
 ) -> Estimates:
     """The published scores of a run, from its metrics, the original's, and the mean over retrains.
 
-    `nomus`, `indiscernibility`, `aus`, `retention_deviation`: bench/metrics/distances.py. `avg_gap_run` is
+    `aus`, `retention_deviation`: bench/metrics/distances.py. `avg_gap_run` is
     `average_gap` of this run alone. `tow` and `tow_mia` are the tug of war, the product of 1 - |a - b| over the
     accuracies (or the attack) on forget set, retain set and test set, of run and retrain: Zhao et al., RUM
     (arXiv:2406.01257), section 3.
@@ -108,8 +116,7 @@ def scores(
         retrains: `basics` of the target's retrains, of a retrain the others; may be empty.
         whole_classes: see `Judged`.
     """
-    mia = run["mia_loss_accuracy"]
-    found = {"nomus": nomus(run["TA"], mia), "indiscernibility": indiscernibility(mia)}
+    found: dict[str, float] = {}
     lacking = Estimates()
     if original is None:
         lacking |= without(("aus", "aus_legacy"), "no original of this seed")

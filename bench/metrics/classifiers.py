@@ -108,6 +108,7 @@ def classifier_attacks(
     unseen: Part,
     classifiers: tuple[str, ...] = CLASSIFIERS,
     features: tuple[str, ...] = FEATURES,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Every classifier on every feature, `mia_CLASSIFIER_FEATURE_` and:
 
@@ -120,7 +121,7 @@ def classifier_attacks(
     area is above 0.5, that of `threshold` below. All is NaN with fewer than 2 FOLDS samples on a side, a rate also
     with fewer non-members than it needs (`intervals.tpr_at`).
     """
-    read, member, fold = dealt(members, unseen)
+    read, member, fold = dealt(members, unseen, seed)
     found: dict[str, float] = {}
     for classifier in classifiers:
         for feature in features:
@@ -132,11 +133,11 @@ def classifier_attacks(
     return found
 
 
-def dealt(members: Part, unseen: Part) -> tuple[Features, np.ndarray, np.ndarray]:
+def dealt(members: Part, unseen: Part, seed: int = 0) -> tuple[Features, np.ndarray, np.ndarray]:
     """As many members as non-members of each class, dealt into folds at random.
 
-    The draws depend on the predictions alone, which are sorted and then seed the generator. (One seed for all would
-    deal the same ranks into the same folds each time. As what is high in one fold is low in the rest, areas of
+    The draws depend on `seed` and the predictions alone, which are sorted and then seed the generator. (One seed for
+    all would deal the same ranks into the same folds each time. As what is high in one fold is low in the rest, areas of
     identical distributions would then not be 0.5 on average.)
 
     Returns:
@@ -145,7 +146,7 @@ def dealt(members: Part, unseen: Part) -> tuple[Features, np.ndarray, np.ndarray
     """
     drawn = []
     for side, (part, other) in enumerate(((members, unseen), (unseen, members))):
-        order, generator = canonical(part, side)
+        order, generator = canonical(part, side, seed)
         order = generator.permutation(order)
         labels, keep = part.labels[order], np.zeros(len(part), dtype=bool)
         for c in np.unique(labels):
@@ -156,12 +157,12 @@ def dealt(members: Part, unseen: Part) -> tuple[Features, np.ndarray, np.ndarray
     return Features(both), np.repeat([True, False], n), np.tile(np.arange(n) % FOLDS, 2)
 
 
-def canonical(part: Part, side: int) -> tuple[np.ndarray, np.random.Generator]:
+def canonical(part: Part, side: int, seed: int = 0) -> tuple[np.ndarray, np.random.Generator]:
     """Positions of the samples in an order that their predictions alone decide, int [n], and a generator of them."""
     features = Features(part)
     order = np.lexsort((features.entropy, features.loss, features.margin))
     logits = np.sort(part.logits[order], axis=1).astype(np.float32)  # as stored: no machine rounds them otherwise
-    digest = hashlib.sha256(logits.tobytes() + bytes([side])).digest()
+    digest = hashlib.sha256(logits.tobytes() + bytes([side]) + (str(seed).encode() if seed else b"")).digest()
     return order, np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 

@@ -1,19 +1,19 @@
 """What a difference between rows of the leaderboard is worth.
 
-    equivalence                          the verdict: indistinguishable from retrain, different, or undecided
-    hierarchical_bootstrap               interval over training seeds, unlearning seeds and targets
-    paired_tests, holm                   each method against retrain, corrected for their number
-    rank_ranges, overall_ranks,          ranks as ranges, and what becomes of them without a metric or a seed
-    rank_stability
-    critical_difference                  average ranks over data sets, and which of them differ
+    equivalence                  the verdict: indistinguishable from retrain, different, or undecided
+    bootstrap                    intervals and ranges over training seeds, unlearning seeds and targets
+    paired_tests, holm           differences tested over seeds, corrected for their number
+    rank_ranges, rank_stability  ranks by distance to retrain: as ranges, and without a metric or a seed
+    critical_difference          average ranks over blocks, and which of them differ
 
-No metric is better high or low: methods are ranked by the distance of their mean to retrain's.
-Seeds with a failed run are left out by the caller; NaN goes through to the result.
+No metric is better high or low: methods are ranked by the distance of their mean to retrain's, and over several
+metrics by the mean of these distances. Seeds with a failed run are left out by the caller.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 ROUNDING = 1e-9  # below it metrics, all of the order 1, are equal
 REPLICATES = 10_000
 
-INDISTINGUISHABLE, DIFFERENT, UNDECIDED = "indistinguishable from retrain", "differs from retrain", "undecided"
+INDISTINGUISHABLE, DIFFERENT, UNDECIDED = "indistinguishable", "different", "undecided"
 
 
 @dataclass(frozen=True)
@@ -99,37 +99,70 @@ def equivalence(values: np.ndarray, retrain: np.ndarray, least: float = ROUNDING
     return Equivalence(gap, margin, gap - half, gap + half, p, verdict)
 
 
-def hierarchical_bootstrap(
-    values: np.ndarray, rng: np.random.Generator, replicates: int = REPLICATES
-) -> tuple[float, float, float]:
-    """Mean and 95 % interval over training seeds, the unlearning seeds within each, and targets.
+@dataclass(frozen=True)
+class Bootstrap:
+    """Draws of runs with replacement; the same draws for all methods and metrics, which pairs them.
 
-    A replicate draws training seeds, then for each of these its unlearning seeds, and once the targets, which
-    all seeds share; each with replacement. The quantiles are widened so that for one level the interval has the
-    length of Student's, with n the fewest seeds or targets drawn from ("expanded percentile": Hesterberg, Am. Stat.
-    69(4), 2015, arXiv:1411.5279). To draw unlearning seeds as well counts their noise twice, on the careful side.
-    With n < 5 of a single level the bounds are nearly the extremes, which cover 1 - 2^(1-n) at most.
+    Attributes:
+        weights: of each run in the mean of each draw, float64 [draws, runs]; rows sum to 1.
+        fewest: seeds or targets drawn from, whichever are fewer; 1 where there is but one run of each target.
+    """
+
+    weights: np.ndarray
+    fewest: int
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """The mean of each draw, float64 [draws, columns], of values [runs, columns]; it passes over NaN."""
+        present = np.isfinite(values)
+        share = self.weights @ present
+        total = self.weights @ np.where(present, values, 0)
+        return np.divide(total, share, out=np.full(share.shape, math.nan), where=share > 0)
+
+    def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the 95 % interval of each column's mean; NaN where there is but one run of each target.
+
+        The quantiles are widened so that for one level the interval has the length of Student's, with n the fewest
+        seeds or targets ("expanded percentile": Hesterberg, Am. Stat. 69(4), 2015, arXiv:1411.5279). With n < 5 of a
+        single level the bounds are nearly the extremes, which cover 1 - 2^(1-n) at most.
+
+        Args:
+            values: float64 [runs, columns]; no column is NaN throughout.
+        """
+        if self.fewest < 2 or not values.size:
+            nothing = np.full(values.shape[1], math.nan)
+            return nothing, nothing
+        tail = stats.norm.cdf(math.sqrt(self.fewest / (self.fewest - 1)) * stats.t.ppf(ALPHA / 2, self.fewest - 1))
+        low, high = np.nanquantile(self.means(values), [tail, 1 - tail], axis=0)
+        return low, high
+
+
+def bootstrap(
+    training: int, unlearning: int, targets: int, rng: np.random.Generator, draws: int = REPLICATES
+) -> Bootstrap:
+    """The hierarchical bootstrap of training seeds x unlearning seeds x targets.
+
+    A draw takes training seeds, then for each of these its unlearning seeds, and once the targets, which all seeds
+    share; each with replacement. To draw unlearning seeds as well counts their noise twice, on the careful side.
+    Source: Davison and Hinkley, Bootstrap Methods and Their Application, 1997, section 3.8; crossed with targets as
+    in Owen, Ann. Appl. Stat. 1(2), 2007.
 
     Args:
-        values: float64 [training seeds, unlearning seeds, targets]; a level that is not there has length 1. A gap
-            to retrain is bootstrapped as differences to the same training seed's retrain.
+        training, unlearning, targets: how many there are; runs are in this order, targets changing fastest.
         rng: from `bench.seeds`.
-
-    Returns:
-        mean and bounds; these are NaN where each level has length 1.
     """
-    training, unlearning, targets = values.shape
-    mean = float(values.mean())
-    drawn = [size for size in (training if training > 1 else unlearning, targets) if size > 1]
-    if not drawn:
-        return mean, math.nan, math.nan
-    i = rng.integers(training, size=(replicates, training, 1, 1))
-    j = rng.integers(unlearning, size=(replicates, training, unlearning, 1))
-    k = rng.integers(targets, size=(replicates, 1, 1, targets))
-    n = min(drawn)
-    tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(ALPHA / 2, n - 1))
-    low, high = np.quantile(values[i, j, k].mean(axis=(1, 2, 3)), [tail, 1 - tail])
-    return mean, float(low), float(high)
+    i = rng.integers(training, size=(draws, training, 1))
+    j = rng.integers(unlearning, size=(draws, training, unlearning))
+    k = rng.integers(targets, size=(draws, targets))
+    runs = _counts((i * unlearning + j).reshape(draws, -1), training * unlearning)
+    weights = (runs[:, :, None] * _counts(k, targets)[:, None, :]).reshape(draws, -1)
+    seeds = training if training > 1 else unlearning
+    return Bootstrap(weights / weights.shape[1], seeds if targets == 1 else min(seeds, targets))
+
+
+def _counts(drawn: np.ndarray, n: int) -> np.ndarray:
+    """How often each of n was drawn, int64 [draws, n]."""
+    rows = np.arange(len(drawn))[:, None] * n
+    return np.bincount((drawn + rows).ravel(), minlength=len(drawn) * n).reshape(-1, n)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -145,22 +178,21 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def paired_tests(values: pd.DataFrame) -> pd.DataFrame:
-    """Each method against retrain by a t-test paired over seeds, Holm-corrected over the methods.
+def paired_tests(differences: pd.DataFrame) -> pd.DataFrame:
+    """t-tests of paired differences against 0, Holm-corrected over the columns.
 
     The t-test, because with five seeds the signed-rank test cannot fall below 1/16.
 
     Args:
-        values: one metric; index seeds, columns methods, with `retrain` among them.
+        differences: a row a seed, a column a comparison; NaN where a seed has none.
 
     Returns:
-        index method; columns `gap` (mean difference), `p`, `p_holm`.
+        index the columns; columns `difference` (the mean), `n` (seeds), `p`, `p_holm`.
     """
-    differences = values.drop(columns="retrain").sub(values["retrain"], axis=0)
-    p = np.array([_paired_p(differences[method].to_numpy()) for method in differences])
+    p = np.array([_paired_p(differences[column].dropna().to_numpy()) for column in differences])
     return pd.DataFrame(
-        {"gap": differences.mean(skipna=False), "p": p, "p_holm": holm(p)},
-        index=pd.Index(differences.columns, name="method"),
+        {"difference": differences.mean(), "n": differences.count(), "p": p, "p_holm": holm(p)},
+        index=differences.columns,
     )
 
 
@@ -172,75 +204,71 @@ def _paired_p(differences: np.ndarray) -> float:
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
-def seed_draws(seeds: int, rng: np.random.Generator, replicates: int = REPLICATES) -> np.ndarray:
-    """Seeds drawn with replacement, int64 [replicates, seeds]; one draw serves all methods, which pairs them."""
-    return rng.integers(seeds, size=(replicates, seeds))
+def distances(gaps: pd.DataFrame) -> pd.Series:
+    """Mean over metrics of |mean gap to retrain| of each method; of one metric, its |mean gap|.
+
+    Args:
+        gaps: a row a run; columns (metric, method), each method with each metric.
+
+    Returns:
+        index method, in the order of the columns.
+    """
+    return gaps.mean().abs().groupby(level="method", sort=False).mean().round(9)
 
 
-def rank_ranges(values: pd.DataFrame, draws: np.ndarray) -> pd.DataFrame:
-    """Ranks of the methods by |mean - retrain's mean|, 1 the nearest, and the range in which 95 % of draws put them.
+def rank_ranges(gaps: pd.DataFrame, draws: Bootstrap) -> pd.DataFrame:
+    """Ranks of the methods by `distances`, 1 the nearest, and the range in which 95 % of draws put them.
 
-    Methods and retrain are resampled together, so that what they share with a seed cancels. Equal distances share
+    Methods are resampled together, so that what they share with a seed or a target cancels. Equal distances share
     the best rank for `rank` and `low`, the worst for `high`.
 
     Args:
-        values: as for `paired_tests`.
-        draws: positions of seeds, int [replicates, seeds], from `seed_draws`.
+        gaps: as for `distances`, with the runs that `draws` has weights for.
 
     Returns:
-        index method, columns `rank`, `low`, `high`, integers; in the order of the ranks.
+        index method, in the order of the columns; columns `rank`, `low`, `high`, integers.
     """
-    gaps = values.drop(columns="retrain").sub(values["retrain"], axis=0)
-    away = np.abs(gaps.to_numpy()[draws].mean(axis=1)).round(9)  # [replicates, methods]
-    tail = ALPHA / 2
-    best, worst = (stats.rankdata(away, method=tie, axis=1) for tie in ("min", "max"))
-    table = pd.DataFrame(
+    methods = gaps.columns.unique("method")
+    means = np.abs(draws.means(gaps.to_numpy()))  # [draws, metrics x methods]
+    away = means.reshape(len(means), -1, len(methods)).mean(axis=1).round(9)
+    nearer = away[:, :, None] > away[:, None, :]  # [draws, method, other]
+    best = 1 + nearer.sum(axis=2)
+    worst = len(methods) - nearer.sum(axis=1)
+    return pd.DataFrame(
         {
-            "rank": stats.rankdata(gaps.mean().abs().round(9), method="min"),
-            "low": np.quantile(best, tail, axis=0, method="inverted_cdf"),
-            "high": np.quantile(worst, 1 - tail, axis=0, method="inverted_cdf"),
+            "rank": stats.rankdata(distances(gaps)[methods], method="min"),
+            "low": np.quantile(best, ALPHA / 2, axis=0, method="inverted_cdf"),
+            "high": np.quantile(worst, 1 - ALPHA / 2, axis=0, method="inverted_cdf"),
         },
-        index=pd.Index(gaps.columns, name="method"),
+        index=methods,
         dtype=int,
     )
-    return table.sort_values(["rank", "low", "high"], kind="stable")
 
 
-def overall_ranks(runs: pd.DataFrame) -> pd.Series:
-    """Mean over metrics of each method's rank by |mean over seeds - retrain's|; equal distances share a mean rank.
+def rank_stability(gaps: pd.DataFrame) -> pd.DataFrame:
+    """The ranks by `distances`, with everything and with a metric, or a training seed, left out.
 
     Args:
-        runs: tidy, columns `method`, `metric`, `seed`, `value`, with `retrain` among the methods, averaged over
-            targets. A method without a metric has no rank in it.
+        gaps: as for `distances`; its index has a level `seed`.
 
     Returns:
-        index method, sorted.
+        a row a method and leaving-out: `kind` ('none', 'metric' or 'seed'), `left_out`, `tau` (Kendall's tau-b of
+        the distances to those with everything), `method`, `distance`, `rank` (equal distances share the mean rank).
+        Where there is one metric, or one seed, it is not left out.
     """
-    means = runs.pivot_table(index="metric", columns="method", values="value")
-    gaps = means.drop(columns="retrain").sub(means["retrain"], axis=0).abs().round(9)
-    return gaps.rank(axis=1).mean().sort_values(kind="stable")
-
-
-def rank_stability(runs: pd.DataFrame) -> pd.DataFrame:
-    """What becomes of `overall_ranks` when a metric, or a seed, is left out.
-
-    Returns:
-        a row a metric and a row a seed, none of a kind with but one; columns `kind` ('metric' or 'seed'),
-        `left_out`, `tau` (Kendall's tau-b between the rankings with and without), `shift` (largest change of a
-        method's place) and `first` (the method that then is first).
-    """
-    whole = overall_ranks(runs)
-    places = whole.rank()
-    rows = []
-    for kind in ("metric", "seed"):
-        names = runs[kind].unique()
-        for left_out in names if len(names) > 1 else ():
-            rest = overall_ranks(runs[runs[kind] != left_out])
-            both = rest.index.intersection(whole.index, sort=True)
-            shift = (rest.rank() - places)[both].abs().max()
-            tau = stats.kendalltau(whole[both], rest[both]).statistic
-            rows.append({"kind": kind, "left_out": left_out, "tau": tau, "shift": shift, "first": rest.index[0]})
-    return pd.DataFrame(rows, columns=["kind", "left_out", "tau", "shift", "first"])
+    metrics, seeds = gaps.columns.unique("metric"), gaps.index.unique("seed")
+    left: list[tuple[str, Any, pd.DataFrame]] = [("none", "", gaps)]
+    if len(metrics) > 1:
+        left += [("metric", metric, gaps.drop(columns=metric, level="metric")) for metric in metrics]
+    if len(seeds) > 1:
+        left += [("seed", seed, gaps[gaps.index.get_level_values("seed") != seed]) for seed in seeds]
+    whole, parts = distances(gaps), []
+    for kind, left_out, rest in left:
+        away = distances(rest)
+        tau = stats.kendalltau(whole, away[whole.index]).statistic
+        row = {"kind": kind, "left_out": left_out, "tau": tau, "distance": away, "rank": away.rank()}
+        parts.append(pd.DataFrame(row).reset_index())
+    return pd.concat(parts, ignore_index=True)[["kind", "left_out", "tau", "method", "distance", "rank"]]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from bench.config import Params
+from bench.metrics.comparisons import INDISTINGUISHABLE
 from bench.report import text
 from bench.report.tables import COSTS, LEFT_OUT, NOT_SERVED, PINNED, Judged, requests
 
@@ -37,6 +38,7 @@ def render(params: Params, table: pd.DataFrame, judged: Judged) -> str:
     return environment.get_template("index.html").render(
         sections=sections,
         methods=[method_entry(m, params, judged) for m in params.methods],
+        marks=f"{text.MARKS_MEANING}. {text.RANK_MEANING}.",
         meaning={title: text.MEANING[m] for m, title in text.HEADLINE.items()},
         shared=f"{text.SHARED} {text.SHARED_MEANING}." if "round_targets" in set(table["metric"]) else "",
         datatables=base64.b64encode(bundle).decode(),
@@ -57,7 +59,18 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
             last = cells[shown.index("samples")]
             last["value"] = f"{last['value']}{text.SHARED}"
         absent = "does not serve this request" if status == NOT_SERVED else status if LEFT_OUT in status else ""
-        rows.append({"method": method, "pinned": pinned, "status": status, "absent": absent, "cells": cells})
+        place = values.get("avg_gap")
+        rows.append(
+            {
+                "method": method,
+                "pinned": pinned,
+                "status": status,
+                "absent": absent,
+                "rank": text.places(place),
+                "rank_order": LAST if place is None or math.isnan(place.rank) else place.rank,
+                "cells": cells,
+            }
+        )
     floors = here[here["method"] == "retrain"].set_index("metric")["floor"]
     return {
         "id": f"{name}-{request}",
@@ -67,6 +80,7 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
         "dataset": benchmark.dataset.name,
         "architecture": benchmark.architecture.name,
         "seeds": len(benchmark.seeds),
+        "unlearning_seeds": len(benchmark.unlearning_seeds),
         "columns": [
             {"title": text.HEADLINE[m], "meaning": text.MEANING[m], "floor": text.number(m, floors.get(m, math.nan))}
             for m in shown
@@ -77,7 +91,7 @@ def section(params: Params, name: str, request: str, here: pd.DataFrame) -> dict
 
 
 def cell(row: Any, seeds: int) -> dict[str, Any]:
-    """A value with its interval, gap and mark; ordered by the distance to retrain, costs by size.
+    """A value with its interval, gap, floor and mark; ordered by the distance to retrain, costs by size.
 
     `n` is shown where it is smaller than the benchmark's number of seeds.
     """
@@ -85,15 +99,16 @@ def cell(row: Any, seeds: int) -> dict[str, Any]:
     shown = {
         "value": text.number(row.metric, row.mean),
         "order": row.mean if cost else LAST if math.isnan(row.gap) else abs(row.gap),
-        "near": text.within_floor(row),
-        "half": "",
+        "mark": text.mark(row),
+        "near": row.verdict == INDISTINGUISHABLE,
+        "interval": text.interval(row),
         "gap": "",
+        "floor": "",
         "n": row.n if row.n < seeds else "",
     }
-    if not cost and not math.isnan(row.ci_high):
-        shown["half"] = f"{100 * (row.ci_high - row.mean):.2f}"
     if not cost and row.method != "retrain" and row.metric != "avg_gap" and not math.isnan(row.gap):
         shown["gap"] = f"{100 * row.gap:+.2f}"
+        shown["floor"] = "" if math.isnan(row.floor) else f"{100 * row.floor:.2f}"
     return shown
 
 

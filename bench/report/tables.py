@@ -5,7 +5,10 @@ was taken out leaves none, a run that is missing is an error.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,33 @@ import pandas as pd
 from bench import store
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
+from bench.metrics.comparisons import (
+    Bootstrap,
+    bootstrap,
+    equivalence,
+    paired_tests,
+    rank_ranges,
+    rank_stability,
+)
 from bench.metrics.statistics import noise_floor, over_seeds
 from bench.requests import row_kinds, rows
+from bench.seeds import numpy_generator
 
-COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap", "floor", "status"]
+COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "gap"]
+COLUMNS += [
+    "gap_low",
+    "gap_high",
+    "floor",
+    "margin",
+    "p_equivalence",
+    "verdict",
+    "rank",
+    "rank_low",
+    "rank_high",
+    "status",
+]
+TEST_COLUMNS = ["benchmark", "request", "metric", "method", "other", "difference", "n", "p", "p_holm"]
+RANK_COLUMNS = ["benchmark", "request", "kind", "left_out", "tau", "method", "distance", "rank"]
 TIMING_COLUMNS = ["benchmark", "request", "method", "metric", "mean", "ci_low", "ci_high", "n", "ratio"]
 TIMING_COLUMNS += ["hardware", "commit", "torch"]
 RUN_TYPES = {"seed": "Int64", "metric": str, "status": str, "value": float}  # a table without rows has them too
@@ -66,31 +92,159 @@ def read(params: Params) -> Judged:
     return Judged(pd.concat(runs, ignore_index=True), pd.concat(classes, ignore_index=True), cards)
 
 
+RUN = ["seed", "unlearning_seed", "target"]  # what tells a method's runs of one request apart
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The runs of one row of requests, made comparable.
+
+    Attributes:
+        kinds: that a method must serve.
+        levels: how many unlearning seeds and targets there are.
+        runs: the tidy rows, with the relative cost.
+        values: method -> index `RUN`, columns metrics, averaged over judging seeds; all targets and unlearning seeds
+            of each training seed of which no run failed.
+    """
+
+    benchmark: str
+    request: str
+    kinds: frozenset[str]
+    levels: tuple[int, int]
+    runs: pd.DataFrame
+    values: dict[str, pd.DataFrame]
+
+    def gaps(self, metrics: list[str]) -> pd.DataFrame:
+        """Of each run to retrain's of the same seeds and target: index `RUN`, columns (metric, method).
+
+        Of metrics that every method has; methods are left out that have not all of retrain's seeds.
+        """
+        retrain = self.values["retrain"]
+        methods = [m for m, v in self.values.items() if m != "retrain" and retrain.index.isin(v.index).all()]
+        metrics = [c for c in metrics if all(c in self.values[m] for m in ["retrain", *methods])]
+        found = {(c, m): self.values[m][c].reindex(retrain.index) - retrain[c] for c in metrics for m in methods}
+        columns = pd.MultiIndex.from_tuples(found, names=["metric", "method"])
+        return pd.DataFrame(found, index=retrain.index, columns=columns)
+
+    def draws(self, seeds: int) -> Bootstrap:
+        """Draws of the runs of so many training seeds, the same for every method."""
+        return _draws(self.benchmark, self.request, seeds, *self.levels)
+
+
+@lru_cache(maxsize=4)
+def _draws(benchmark: str, request: str, training: int, unlearning: int, targets: int) -> Bootstrap:
+    return bootstrap(training, unlearning, targets, numpy_generator(benchmark, request, "bootstrap"))
+
+
+def compared(params: Params, judged: Judged) -> Iterator[Compared]:
+    """What is compared with each other: each row of requests, in the order of params.yaml."""
+    for name in params.run:
+        of_benchmark = judged.runs[judged.runs["benchmark"] == name]
+        section = params.benchmark(name)
+        for request, kinds, targets in requests(section):
+            here = with_relative_cost(of_benchmark[of_benchmark["target"].isin(targets)])
+            values = {m: run_table(here[here["method"] == m]) for m in params.methods}
+            yield Compared(name, request, kinds, (len(section.unlearning_seeds), len(targets)), here, values)
+
+
 def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
     """The leaderboard's table with the columns `COLUMNS`, in the order of params.yaml."""
     rows: list[dict[str, Any]] = []
-    for name in params.run:
-        benchmark = params.benchmark(name)
-        of_benchmark = judged.runs[judged.runs["benchmark"] == name]
-        for request, kinds, targets in requests(benchmark):
-            here = of_benchmark[of_benchmark["target"].isin(targets)]
-            per_seed = {m: seed_table(here[here["method"] == m]) for m in params.methods}
-            _add_relative_cost(per_seed)
-            retrain, of_retrains = per_seed["retrain"], together_rows(here[here["method"] == "retrain"], targets, 0)
-            for method, table in per_seed.items():
-                cell = {"benchmark": name, "request": request, "method": method}
-                if why := benchmark.left_out(method):
-                    status = LEFT_OUT + why
-                elif not kinds <= set(judged.cards[name, method]["card"]["serves"]):
-                    status = NOT_SERVED
-                else:
-                    status = status_of(here[here["method"] == method])
-                if table.empty:
-                    rows.append(cell | {"metric": "", "n": 0, "status": status})
-                together = together_rows(here[here["method"] == method], targets, len(table))
-                found = metric_rows(table, retrain) + with_gaps(together, of_retrains)
-                rows += [cell | row | {"status": status} for row in found]
+    for each in compared(params, judged):
+        places = rankings(each)
+        for method, values in each.values.items():
+            cell = {"benchmark": each.benchmark, "request": each.request, "method": method}
+            if why := params.benchmark(each.benchmark).left_out(method):
+                status = LEFT_OUT + why
+            elif not each.kinds <= set(judged.cards[each.benchmark, method]["card"]["serves"]):
+                status = NOT_SERVED
+            else:
+                status = status_of(each.runs[each.runs["method"] == method])
+            if values.empty:
+                rows.append(cell | {"metric": "", "n": 0, "status": status})
+            rows += [
+                cell | row | places.get((row["metric"], method), {}) | {"status": status}
+                for row in [*metric_rows(values, each, method), *together_rows(each, method)]
+            ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def rankings(each: Compared) -> dict[tuple[str, str], dict[str, int]]:
+    """(metric, method) -> rank and its range, of each metric and of the average gap."""
+    gaps = each.gaps([c for c in each.values["retrain"] if c not in COSTS])
+    if gaps.empty:
+        return {}
+    draws = each.draws(len(gaps.index.unique("seed")))
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    parts: dict[str, list[str]] = {metric: [metric] for metric in gaps.columns.unique("metric")}
+    if set(AVERAGED) <= parts.keys():
+        parts["avg_gap"] = list(AVERAGED)
+    for metric, names in parts.items():
+        here = gaps[names].dropna(axis=1, how="all")
+        if not here.empty:
+            table = rank_ranges(here, draws).rename(columns={"low": "rank_low", "high": "rank_high"})
+            found |= {(metric, str(method)): row for method, row in table.to_dict("index").items()}
+    return found
+
+
+def tests(params: Params, judged: Judged) -> pd.DataFrame:
+    """Paired tests over training seeds, with the columns `TEST_COLUMNS`.
+
+    With `other` = retrain the gap, of each metric; between two methods the difference of their distances to
+    retrain, of `AVERAGED` and of the average gap. Holm's correction is over the rows of one request and metric of
+    either kind.
+    """
+    parts = []
+    for each in compared(params, judged):
+        gaps = per_seed_gaps(each, [c for c in each.values["retrain"] if c not in COSTS])
+        parts += [
+            _tests(each, metric, {(m, "retrain"): gaps[metric, m] for m in gaps[metric]})
+            for metric in gaps.columns.unique("metric")
+        ]
+        parts += [
+            _tests(each, metric, {(a, b): away[a] - away[b] for a, b in combinations(away, 2)})
+            for metric, away in seed_distances(gaps).items()
+        ]
+    return pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=TEST_COLUMNS)], ignore_index=True)
+
+
+def _tests(each: Compared, metric: str, differences: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
+    if not differences:
+        return pd.DataFrame(columns=TEST_COLUMNS)
+    table = paired_tests(pd.DataFrame(differences)).rename_axis(["method", "other"]).reset_index()
+    return table.assign(benchmark=each.benchmark, request=each.request, metric=metric)[TEST_COLUMNS]
+
+
+def per_seed_gaps(each: Compared, metrics: list[str]) -> pd.DataFrame:
+    """Gaps to the same training seed's retrain: index seed, columns (metric, method)."""
+    return each.gaps(metrics).groupby(level="seed").mean()
+
+
+def seed_distances(gaps: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """|gap| per seed of the metrics in `AVERAGED`, and their mean, `avg_gap`: index seed, columns methods."""
+    away = {metric: gaps[metric].abs() for metric in AVERAGED if metric in gaps.columns.unique("metric")}
+    if len(away) == len(AVERAGED):
+        away["avg_gap"] = sum(away.values()) / len(AVERAGED)
+    return away
+
+
+def blocks(params: Params, judged: Judged) -> dict[tuple[str, str], pd.DataFrame]:
+    """(benchmark, request) -> average gap of each method in each training seed: index seed, columns methods."""
+    found = {}
+    for each in compared(params, judged):
+        away = seed_distances(per_seed_gaps(each, list(AVERAGED)))
+        found[each.benchmark, each.request] = away.get("avg_gap", pd.DataFrame())
+    return found
+
+
+def ranks(params: Params, judged: Judged) -> pd.DataFrame:
+    """Ranks by average gap, with everything and with a metric or a training seed left out: `RANK_COLUMNS`."""
+    parts = []
+    for each in compared(params, judged):
+        gaps = each.gaps(list(AVERAGED))
+        if len(gaps.columns.unique("method")) > 1 and len(gaps.columns.unique("metric")) == len(AVERAGED):
+            parts.append(rank_stability(gaps).assign(benchmark=each.benchmark, request=each.request)[RANK_COLUMNS])
+    return pd.concat(parts or [pd.DataFrame(columns=RANK_COLUMNS)], ignore_index=True)
 
 
 def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]]:
@@ -102,52 +256,53 @@ def requests(benchmark: Benchmark) -> list[tuple[str, frozenset[str], list[str]]
     ]
 
 
-def seed_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Metrics per seed, averaged over the request's targets: index seed, columns metrics.
+def run_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Metrics of each run of a method, averaged over judging seeds: index `RUN`, columns metrics.
 
-    A seed with a failed run is left out whole, and so is a metric of a seed that not every target has, so that every
-    mean is over the same targets.
+    A training seed with a failed run is left out whole, and so is a metric of a training seed that not each of its
+    runs has, so that every mean is over the same targets.
     """
-    ok = runs[runs["status"] == "ok"]
+    ok = _reported(runs[runs["seed"].notna()])
     failed = runs.loc[runs["status"] != "ok", "seed"].unique()
-    kept = ok[~ok["seed"].isin(failed) & ok["seed"].notna() & ~ok["metric"].str.endswith(OF_RUNS).astype(bool)]
+    kept = ok[~ok["seed"].isin(failed)]
     order = list(dict.fromkeys(kept["metric"]))
-    mean, count = (
-        kept.pivot_table(index="seed", columns="metric", values="value", aggfunc=how, dropna=False)[order]
-        for how in ("mean", "count")
-    )
-    return mean.where(count == kept["target"].nunique())
+    table = kept.pivot_table(index=RUN, columns="metric", values="value", aggfunc="mean", dropna=False)[order]
+    return table.where(table.notna().groupby(level="seed").transform("all"))
 
 
-def together_rows(runs: pd.DataFrame, targets: list[str], n: int) -> list[dict[str, Any]]:
-    """Metrics of all seeds together, each the mean over the request's targets: a row a metric that every target has.
+def together_rows(each: Compared, method: str) -> list[dict[str, Any]]:
+    """Metrics of all training seeds together, each the mean over the request's targets and unlearning seeds.
 
-    They have no interval over seeds: there is one value.
+    A row a metric that every target has. They have no interval: there is one value.
     """
-    ok = runs[(runs["status"] == "ok") & runs["seed"].isna()]
-    kept = ok[~ok["metric"].str.endswith(OF_RUNS).astype(bool) & ~ok["metric"].str.contains(PER_BANK).astype(bool)]
-    found = kept.groupby("metric", sort=False)["value"].agg(["mean", "count"])
-    found = found[found["count"] == len(targets)]
-    return [{"metric": metric, "mean": float(mean), "n": n} for metric, mean in found["mean"].items()]
+    whole, number = _reported(each.runs[each.runs["seed"].isna()]), math.prod(each.levels)
+    mean, reference = (
+        whole[whole["method"] == name].groupby("metric", sort=False)["value"].agg(["mean", "count"])
+        for name in (method, "retrain")
+    )
+    mean, reference = mean[mean["count"] == number], reference[reference["count"] == number]
+    n = len(each.values[method].index.unique("seed"))
+    gaps = mean["mean"] - reference["mean"].reindex(mean.index)
+    return [{"metric": metric, "mean": value, "n": n, "gap": gaps[metric]} for metric, value in mean["mean"].items()]
 
 
-def with_gaps(rows: list[dict[str, Any]], of_retrains: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their gap to those of `retrain`, where it has the metric."""
-    reference = {row["metric"]: row["mean"] for row in of_retrains}
-    return [
-        row | {"gap": row["mean"] - reference[row["metric"]]} if row["metric"] in reference else row for row in rows
-    ]
+def _reported(runs: pd.DataFrame) -> pd.DataFrame:
+    """What the leaderboard shows of runs that did not fail."""
+    metric = runs["metric"].fillna("")
+    return runs[(runs["status"] == "ok") & ~metric.str.endswith(OF_RUNS) & ~metric.str.contains(PER_BANK)]
 
 
-def _add_relative_cost(per_seed: dict[str, pd.DataFrame]) -> None:
-    """`samples`: samples passed forward and backward, relative to the retrain of the same seed."""
-    retrain = per_seed["retrain"]
-    if retrain.empty:
-        return
-    whole = retrain["samples_forward"] + retrain["samples_backward"]
-    for table in per_seed.values():
-        if not table.empty:
-            table["samples"] = (table["samples_forward"] + table["samples_backward"]) / whole.reindex(table.index)
+def with_relative_cost(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with `samples`: samples passed forward and backward, relative to a mean retrain of the same seed."""
+    passes = runs[runs["metric"].isin(["samples_forward", "samples_backward"])]
+    passes = passes.groupby(["benchmark", "request", "method", *RUN])["value"].sum()
+    retrain = run_table(runs[runs["method"] == "retrain"])
+    if passes.empty or retrain.empty:
+        return runs
+    whole = (retrain["samples_forward"] + retrain["samples_backward"]).groupby(level="seed").mean()
+    relative = passes / whole.reindex(passes.index.get_level_values("seed")).to_numpy()
+    rows = relative.dropna().reset_index().assign(metric="samples", status="ok")
+    return pd.concat([runs, rows], ignore_index=True)
 
 
 def status_of(runs: pd.DataFrame) -> str:
@@ -155,23 +310,35 @@ def status_of(runs: pd.DataFrame) -> str:
     failed = runs[runs["status"] != "ok"]
     if failed.empty:
         return "ok" if len(runs) else "failed: no run was judged"
-    total = len(runs.loc[runs["seed"].notna(), ["target", "seed"]].drop_duplicates())
+    total = len(runs.loc[runs["seed"].notna(), RUN].drop_duplicates())
     reason = str(failed["status"].iloc[0]).removeprefix("failed: ")
     return f"failed: {len(failed)} of {total} runs; {reason}"
 
 
-def metric_rows(table: pd.DataFrame, retrain: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row a metric; `gap` is to retrain's mean, signed, and costs have none."""
-    rows = []
-    for metric in table.columns:
-        values = table[metric].dropna().to_numpy()
-        if not len(values):
-            continue
-        mean, low, high = over_seeds(values)
-        row = {"metric": metric, "mean": mean, "ci_low": low, "ci_high": high, "n": len(values)}
-        if metric not in COSTS and metric in retrain and retrain[metric].notna().any():
-            reference = retrain[metric].dropna().to_numpy()
-            row |= {"gap": mean - reference.mean(), "floor": noise_floor(reference, len(values))}
+def metric_rows(values: pd.DataFrame, each: Compared, method: str) -> list[dict[str, Any]]:
+    """A row a metric; `gap` is to retrain's mean, signed, and costs have none.
+
+    The intervals are over all levels of runs, that of the gap with each run beside the retrain of the same seeds and
+    target; floor and verdict are of means over targets, a number a training seed.
+    """
+    values = values.dropna(axis=1, how="all")
+    if values.empty:
+        return []
+    seeds, reference = values.groupby(level="seed").mean(), each.values["retrain"].groupby(level="seed").mean()
+    draws, rows = each.draws(len(seeds)), []
+    low, high = draws.interval(values.to_numpy())
+    gaps = (values - each.values["retrain"].reindex(values.index)).dropna(axis=1, how="all")
+    bounds = dict(zip(gaps.columns, np.transpose(draws.interval(gaps.to_numpy())), strict=True))
+    for i, metric in enumerate(values.columns):
+        own = seeds[metric].dropna().to_numpy()
+        row = {"metric": metric, "mean": own.mean(), "ci_low": low[i], "ci_high": high[i], "n": len(own)}
+        if metric not in COSTS and metric in reference and reference[metric].notna().any():
+            retrain = reference[metric].dropna().to_numpy()
+            test = equivalence(own, retrain)
+            row |= {"gap": test.gap, "floor": noise_floor(retrain, len(own)), "margin": test.margin}
+            if method != "retrain":
+                row |= dict(zip(["gap_low", "gap_high"], bounds.get(metric, ()), strict=False))
+                row |= {"p_equivalence": test.p, "verdict": test.verdict}
         rows.append(row)
     return rows + _average_gap(rows)
 

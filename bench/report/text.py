@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE
 from bench.report.tables import COSTS
 
 HEADLINE = {  # metric -> column title, in the order of the tables
@@ -45,6 +46,17 @@ SHARED_MEANING = (
 )
 
 
+MARKS = {INDISTINGUISHABLE: "≈", DIFFERENT: "≠"}  # of a verdict; undecided has none
+MARKS_MEANING = (
+    "≈: indistinguishable from retrain, by an equivalence test (TOST, 5 %) whose margin is 1.96 standard deviations of "
+    "the retrains. ≠: different from it (Welch's test, 5 %). Neither: these seeds do not decide"
+)
+RANK_MEANING = (
+    "Rank: place by average gap, and the places in 95 % of bootstrap draws of seeds and targets; methods with a failed "
+    "run have none"
+)
+
+
 def number(metric: str, value: float) -> str:
     """Accuracies and attacks in percent with two decimals, relative cost as a factor."""
     if math.isnan(value):
@@ -53,16 +65,27 @@ def number(metric: str, value: float) -> str:
 
 
 def cell(row: Any, seeds: int) -> str:
-    """'97.31 ± 0.42', with '*' where the gap to retrain is within the noise floor, and n where it is smaller."""
-    shown = number(row.metric, row.mean)
-    if not math.isnan(row.ci_high) and row.metric not in COSTS:
-        shown += f" ± {100 * (row.ci_high - row.mean):.2f}"
-    return shown + ("*" if within_floor(row) else "") + (f" (n={row.n})" if row.n < seeds else "")
+    """'97.31 [96.90, 97.72] ≈': mean, interval, the verdict's mark, and n where it is smaller."""
+    parts = number(row.metric, row.mean), interval(row), mark(row), f"(n={row.n})" if row.n < seeds else ""
+    return " ".join(filter(None, parts))
 
 
-def within_floor(row: Any) -> bool:
-    """Whether the gap is no larger than that of another honest retrain would be, in 95 of 100 cases."""
-    return row.method != "retrain" and not math.isnan(row.floor) and abs(row.gap) <= row.floor
+def interval(row: Any) -> str:
+    """'[96.90, 97.72]', or nothing where there is none to show."""
+    if row.metric in COSTS or math.isnan(row.ci_low):
+        return ""
+    return f"[{number(row.metric, row.ci_low)}, {number(row.metric, row.ci_high)}]"
+
+
+def mark(row: Any) -> str:
+    return MARKS.get(row.verdict, "")
+
+
+def places(row: Any) -> str:
+    """'3 (2–5)': a rank and its range; '-' where there is none."""
+    if row is None or math.isnan(row.rank):
+        return "-"
+    return f"{row.rank:.0f} ({row.rank_low:.0f}–{row.rank_high:.0f})"
 
 
 def leaderboard(table: pd.DataFrame) -> str:
@@ -72,7 +95,8 @@ def leaderboard(table: pd.DataFrame) -> str:
         shown = [m for m in HEADLINE if m in set(here["metric"])]
         seeds = int(here["n"].max())
         parts += [f"## {benchmark}, request `{request}`", ""]
-        parts += [_line(["Method", *(HEADLINE[m] for m in shown)]), _line(["---", *("---:" for _ in shown)])]
+        parts += [_line(["Method", "Rank", *(HEADLINE[m] for m in shown)])]
+        parts += [_line(["---", "---:", *("---:" for _ in shown)])]
         for method in ordered(here):
             rows = {r.metric: r for r in here[here["method"] == method].itertuples()}
             status = next(iter(rows.values())).status
@@ -81,12 +105,17 @@ def leaderboard(table: pd.DataFrame) -> str:
             if "round_targets" in rows and "samples" in shown:
                 cells[shown.index("samples")] += SHARED
                 shared = True
-            parts.append(_line([name, *cells]))
-        parts += ["", f"Mean over {seeds} seeds ± half of the 95 % interval; percent, but for passes.", ""]
+            parts.append(_line([name, places(rows.get("avg_gap")), *cells]))
+            if method == "retrain":
+                floors = [number(m, rows[m].floor) if m in rows and m not in COSTS else "-" for m in shown]
+                parts.append(_line(["*its noise floor*", "-", *(f if f == "-" else f"± {f}" for f in floors)]))
+        parts += ["", f"Mean over {seeds} seeds and its 95 % interval; percent, but for passes.", ""]
     parts += [f"{SHARED} {SHARED_MEANING}.", ""] if shared else []
     parts += [
-        "The target of every column is its value on the `retrain` row. `*`: within the noise floor, that is, no",
-        "farther from it than another set of honest retrains would be in 95 of 100 cases.",
+        "The target of every column is its value on the `retrain` row. Another set of honest retrains would lie",
+        "within its noise floor of it in 95 of 100 cases. Intervals are over seeds and targets (bootstrap).",
+        "",
+        f"{MARKS_MEANING}. {RANK_MEANING}.",
         "",
         *(f"- **{title}**: {MEANING[m]}." for m, title in HEADLINE.items()),
         "",

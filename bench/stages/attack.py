@@ -1,17 +1,19 @@
 """`attack@BENCHMARK-METHOD`: every metric of every run, from predictions alone, as tidy tables.
 
-`runs.csv`: benchmark, request, target, method, seed, status, metric, value. A failed run has one row, with no metric
-and its reason in `status`; a metric of all seeds together has no seed. `classes.csv`: benchmark, request, target,
-method, seed, class, accuracy (on the test split). `confusion.csv`: the same up to seed, then set, class, predicted,
-share (of the samples of `class`; only shares above 0). What could not be estimated is in none of them but in
-`attack.json`, with its reason and the number of models. The method's card and hyperparameters go along in
+`runs.csv`: benchmark, request, target, method, seed, unlearning_seed, judging_seed, status, metric, value. A failed run
+has one row, with no metric and its reason in `status`; a metric of all training seeds together has no seed. Attacks
+that draw have a row a judging seed, other metrics one, with the first. `classes.csv`: benchmark, request, target,
+method, seed, unlearning_seed, class, accuracy (on the test split). `confusion.csv`: the same up to the seeds, then set,
+class, predicted, share (of the samples of `class`; only shares above 0). What could not be estimated is in none of them
+but in `attack.json`, with its reason and the number of models. The method's card and hyperparameters go along in
 `method.json`.
 
-The predictions of `original` and `retrain` are read beside the method's own.
+The predictions of `original` and `retrain` are read beside the method's own. What compares models compares those of one
+unlearning seed.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,10 @@ from bench.metrics.confusion import SETS, confusion
 from bench.metrics.judged import Judged, Part
 from bench.metrics.roc import Estimates
 
-RUN_COLUMNS = ["benchmark", "request", "target", "method", "seed", "status", "metric", "value"]
-CLASS_COLUMNS = ["benchmark", "request", "target", "method", "seed", "class", "accuracy"]
-CONFUSION_COLUMNS = ["benchmark", "request", "target", "method", "seed", "set", "class", "predicted", "share"]
+OF_RUN = ["benchmark", "request", "target", "method", "seed", "unlearning_seed"]
+RUN_COLUMNS = [*OF_RUN, "judging_seed", "status", "metric", "value"]
+CLASS_COLUMNS = [*OF_RUN, "class", "accuracy"]
+CONFUSION_COLUMNS = [*OF_RUN, "set", "class", "predicted", "share"]
 SIDES = ("retrain", "original")
 Rows = list[dict[str, Any]]
 
@@ -46,30 +49,36 @@ def run(params: Params, benchmark: str, method: str) -> str:
         if target.kinds <= set(description["card"]["serves"]) and not section.left_out(method)
     ]
     seeds = {name: [] if section.left_out(name) else list(section.seeds) for name in (method, *SIDES)}
-    places = [(target, seed) for target in targets for seed in section.seeds]
-    label = f"attack {benchmark} {method}"
-    judged = fan_out(judge, [(benchmark, method, *place, seeds) for place in places], label)
-    banks = fan_out(judge_together, [(benchmark, method, target, seeds) for target in targets], label)
-    together = dict(zip([target.name for target in targets], banks, strict=True))
+    places = [(target, seed, draw) for target in targets for seed in section.seeds for draw in section.unlearning_seeds]
+    together = [(target, draw) for target in targets for draw in section.unlearning_seeds]
+    label, judging = f"attack {benchmark} {method}", section.judging_seeds
+    judged = fan_out(judge, [(benchmark, method, *place, seeds, judging) for place in places], label)
+    found = fan_out(judge_together, [(benchmark, method, *place, seeds) for place in together], label)
+    banks = {(target.name, draw): bank for (target, draw), bank in zip(together, found, strict=True)}
     runs: Rows = []
     every: list[tuple[Target, int | None, Estimates]] = []
-    for (target, seed), found in zip(places, judged, strict=True):
-        if found.failed:
-            runs.append(keys(benchmark, target, method, seed) | {"status": f"failed: {found.failed}"})
+    for (target, seed, draw), one in zip(places, judged, strict=True):
+        about = keys(benchmark, target, method, seed, draw) | {"judging_seed": judging[0]}
+        if one.failed:
+            runs.append(about | {"status": f"failed: {one.failed}"})
             continue
-        estimates = found.estimates | published(found, together[target.name], method, seed)
+        estimates = one.estimates | published(one, banks[target.name, draw], method, seed)
         every.append((target, seed, estimates))
-    every += [(target, None, together[target.name].estimates) for target in targets]
-    for of, which, estimates in every:
-        runs += metric_rows(keys(benchmark, of, method, which), estimates)
+        runs += metric_rows(about, estimates)
+        for again, more in one.again.items():
+            runs += metric_rows(about | {"judging_seed": again}, more)
+    for target, draw in together:
+        estimates = banks[target.name, draw].estimates
+        every.append((target, None, estimates))
+        runs += metric_rows(keys(benchmark, target, method, None, draw) | {"judging_seed": judging[0]}, estimates)
     tables = {
         "runs": pd.DataFrame(runs, columns=RUN_COLUMNS).astype({"seed": "Int64"}),
-        "classes": pd.DataFrame([row for found in judged for row in found.classes], columns=CLASS_COLUMNS),
-        "confusion": pd.DataFrame([row for found in judged for row in found.confusion], columns=CONFUSION_COLUMNS),
+        "classes": pd.DataFrame([row for one in judged for row in one.classes], columns=CLASS_COLUMNS),
+        "confusion": pd.DataFrame([row for one in judged for row in one.confusion], columns=CONFUSION_COLUMNS),
     }
     folder = store.table_folder(benchmark, method)
     store.write_json(folder / "method.json", description)
-    models = {name: bank.models for name, bank in together.items()}
+    models = {target.name: banks[target.name, section.unlearning_seeds[0]].models for target in targets}
     store.write_json(folder / "attack.json", {"models": models, "missing": unestimated(every)})
     for name, table in tables.items():
         store.write_text(folder / f"{name}.csv", table.to_csv(index=False))
@@ -78,10 +87,15 @@ def run(params: Params, benchmark: str, method: str) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """What is found of one run: why it failed, or its metrics and its rows of the other tables."""
+    """What is found of one run: why it failed, or its metrics and its rows of the other tables.
+
+    Attributes:
+        again: of each further judging seed, the metrics that depend on it.
+    """
 
     failed: str = ""
     estimates: Estimates = field(default_factory=Estimates)
+    again: dict[int, Estimates] = field(default_factory=dict)
     whole_classes: bool = False
     classes: Rows = field(default_factory=list)
     confusion: Rows = field(default_factory=list)
@@ -89,42 +103,64 @@ class Found:
 
 @dataclass(frozen=True)
 class Together:
-    """What is found of all seeds of a target: metrics, the number of models, `battery.basics` of both sides by seed."""
+    """What is found of all training seeds of a target and unlearning seed.
+
+    Attributes:
+        models: how many there are, by method.
+        basics: method -> training seed -> `battery.basics`, of both of `SIDES`.
+    """
 
     estimates: Estimates
     models: dict[str, int]
     basics: dict[str, dict[int, dict[str, float]]]
 
 
-def judge(benchmark: str, method: str, target: Target, seed: int, seeds: dict[str, list[int]]) -> Found:
-    """One run, compared with retrains of other seeds and the original of its own.
+def judge(
+    benchmark: str,
+    method: str,
+    target: Target,
+    seed: int,
+    unlearning_seed: int,
+    seeds: dict[str, list[int]],
+    judging_seeds: Sequence[int] = (0,),
+) -> Found:
+    """One run, compared with retrains of other training seeds and the original of its own.
 
     Args:
-        seeds: those of which there are runs, of the method and of `SIDES`.
+        seeds: training seeds of which there are runs, of the method and of `SIDES`.
 
     Raises:
         BadInput: a run is missing or damaged, or was made on other data.
     """
-    sidecar = read_sidecar(benchmark, method, target, seed)
+    sidecar = read_sidecar(benchmark, method, target, seed, unlearning_seed)
     if sidecar["status"] != "ok":
         return Found(failed=sidecar["reason"])
     dataset = datasets.load(store.dataset_folder(benchmark))
-    run = load(benchmark, method, target, seed, dataset)
-    before, after = (succeeded(benchmark, name, target, seeds[name]) for name in ("original", "retrain"))
+
+    def loaded(name: str, of: int) -> Judged:
+        return load(benchmark, name, target, of, unlearning_seed, dataset)
+
+    run = loaded(method, seed)
+    before, after = (
+        succeeded(benchmark, name, target, seeds[name], unlearning_seed) for name in ("original", "retrain")
+    )
     references = [s for s in battery.references(seed, after) if method != "retrain" or s != seed]
     samples = {f"samples_{way}": float(sidecar["samples"][way]) for way in ("forward", "backward")}
     if "prepared" in sidecar["samples"]:
         samples["round_targets"] = float(sidecar["samples"]["prepared"]["targets"])
+    first, *further = judging_seeds
     estimates = battery.of_run(
         run,
-        load(benchmark, "original", target, seed, dataset) if seed in before else None,
-        [load(benchmark, "retrain", target, s, dataset) for s in references],
+        loaded("original", seed) if seed in before else None,
+        [loaded("retrain", s) for s in references],
+        first,
     )
-    about = keys(benchmark, target, method, seed)
+    about = keys(benchmark, target, method, seed, unlearning_seed)
     test = Part.together(run.forget_test, run.retain_test)
     per = per_class(test.logits, test.labels, dataset.classes)
     return Found(
         estimates=estimates | Estimates(samples),
+        again={draw: battery.drawn(run, draw) for draw in further},
         whole_classes=run.whole_classes,
         classes=[about | {"class": c, "accuracy": value} for c, value in enumerate(per) if not math.isnan(value)],
         confusion=[
@@ -135,11 +171,16 @@ def judge(benchmark: str, method: str, target: Target, seed: int, seeds: dict[st
     )
 
 
-def judge_together(benchmark: str, method: str, target: Target, seeds: dict[str, list[int]]) -> Together:
-    """All seeds of a target: the shadow bank. `BadInput` as in `judge`."""
+def judge_together(
+    benchmark: str, method: str, target: Target, unlearning_seed: int, seeds: dict[str, list[int]]
+) -> Together:
+    """All training seeds of a target and unlearning seed: the shadow bank. `BadInput` as in `judge`."""
     dataset = datasets.load(store.dataset_folder(benchmark))
     bank = {
-        name: {s: load(benchmark, name, target, s, dataset) for s in succeeded(benchmark, name, target, seeds[name])}
+        name: {
+            s: load(benchmark, name, target, s, unlearning_seed, dataset)
+            for s in succeeded(benchmark, name, target, seeds[name], unlearning_seed)
+        }
         for name in dict.fromkeys((method, *SIDES))
     }
     return Together(
@@ -156,9 +197,10 @@ def published(found: Found, together: Together, method: str, seed: int) -> Estim
     return battery.scores(found.estimates.values, original, retrains, found.whole_classes)
 
 
-def keys(benchmark: str, target: Target, method: str, seed: int | None) -> dict[str, Any]:
+def keys(benchmark: str, target: Target, method: str, seed: int | None, unlearning_seed: int) -> dict[str, Any]:
     """What every row begins with; no seed stands for all of them together."""
-    return {"benchmark": benchmark, "request": target.request, "target": target.name, "method": method, "seed": seed}
+    values = benchmark, target.request, target.name, method, seed, unlearning_seed
+    return dict(zip(OF_RUN, values, strict=True))
 
 
 def metric_rows(about: dict[str, Any], estimates: Estimates) -> Rows:
@@ -176,7 +218,8 @@ def unestimated(found: list[tuple[Target, int | None, Estimates]]) -> Rows:
             if math.isnan(value):
                 by_reason.setdefault(estimates.missing[name], []).append(name)
         for why, names in by_reason.items():
-            seeds.setdefault((target.name, why, tuple(sorted(names))), []).extend([] if seed is None else [seed])
+            of = seeds.setdefault((target.name, why, tuple(sorted(names))), [])
+            of += [seed] if seed is not None and seed not in of else []
     return [
         {"target": target, "seeds": of, "reason": why, "metrics": list(names)}
         for (target, why, names), of in seeds.items()
@@ -190,26 +233,30 @@ def shares(part: Part) -> Iterator[tuple[int, int, float]]:
         yield int(true), int(predicted), float(counts[true, predicted] / counts[true].sum())
 
 
-def read_sidecar(benchmark: str, method: str, target: Target, seed: int) -> dict[str, Any]:
+def read_sidecar(benchmark: str, method: str, target: Target, seed: int, unlearning_seed: int) -> dict[str, Any]:
     """What is said of a run beside its predictions.
 
     Raises:
         BadInput: it is missing or damaged, or the run was made on other data.
     """
-    path, folder = store.run_file(benchmark, method, target.name, seed), store.dataset_folder(benchmark)
+    path = store.run_file(benchmark, method, target.name, seed, unlearning_seed)
+    folder = store.dataset_folder(benchmark)
     sidecar: dict[str, Any] = store.read_json(path.with_suffix(".json"))
     if sidecar["data"] != datasets.content_hash(folder):
         raise BadInput(f"{path}: was made on other data than {folder} holds; run `dvc repro`")
     return sidecar
 
 
-def succeeded(benchmark: str, method: str, target: Target, seeds: list[int]) -> list[int]:
-    """Those of the seeds whose run did not fail."""
-    return [seed for seed in seeds if read_sidecar(benchmark, method, target, seed)["status"] == "ok"]
+def succeeded(benchmark: str, method: str, target: Target, seeds: list[int], unlearning_seed: int) -> list[int]:
+    """Those of the training seeds whose run did not fail."""
+    return [s for s in seeds if read_sidecar(benchmark, method, target, s, unlearning_seed)["status"] == "ok"]
 
 
-def load(benchmark: str, method: str, target: Target, seed: int, dataset: datasets.Dataset) -> Judged:
-    return Judged.of(read_logits(store.run_file(benchmark, method, target.name, seed), dataset), dataset, target)
+def load(
+    benchmark: str, method: str, target: Target, seed: int, unlearning_seed: int, dataset: datasets.Dataset
+) -> Judged:
+    path = store.run_file(benchmark, method, target.name, seed, unlearning_seed)
+    return Judged.of(read_logits(path, dataset), dataset, target)
 
 
 def read_logits(path: Path, dataset: datasets.Dataset) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
-"""`leaderboard@BENCHMARK`: its tables -> reports/BENCHMARK/leaderboard.csv and .md, and metrics.json for DVC."""
+"""`leaderboard@BENCHMARK`: its tables -> reports/BENCHMARK/leaderboard.csv and .md, and metrics.json for DVC;
+tests.csv: paired tests between methods; ranks.csv: ranks with a metric or a seed left out."""
 
 from bench import store
 from bench.config import Params
@@ -7,9 +8,12 @@ from bench.report import tables, text
 
 def run(params: Params, benchmark: str) -> str:
     params, folder = params.only(benchmark), store.report_folder(benchmark)
-    table = tables.leaderboard(params, tables.read(params))
+    judged = tables.read(params)
+    table = tables.leaderboard(params, judged)
     summary = store.read_json(store.scores_file(benchmark).with_name("summary.json"))
-    store.write_text(folder / "leaderboard.csv", table.to_csv(index=False, float_format="%.6g"))
+    found = {"leaderboard": table, "tests": tables.tests(params, judged), "ranks": tables.ranks(params, judged)}
+    for name, rows in found.items():
+        store.write_text(folder / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
     store.write_text(folder / "leaderboard.md", text.leaderboard(table) + text.memorization(summary))
     store.write_json(folder / "metrics.json", text.metrics(table))
     failed = table.loc[table["status"].str.startswith("failed"), ["request", "method"]].drop_duplicates()

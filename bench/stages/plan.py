@@ -32,11 +32,12 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
     for name in params.run:
         section = params.benchmark(name)
         whole = section.model_dump(mode="json")
-        of_run = {key: value for key, value in whole.items() if key not in OF_METHODS}
+        of_attack = {key: value for key, value in whole.items() if key not in OF_METHODS}
+        of_unlearn = {key: value for key, value in of_attack.items() if key != "judging_seeds"}
         parameters = {
             "data": {key: whole[key] for key in ("dataset", "validation")},
             "train": {key: whole[key] for key in ("architecture", "training", "seeds")},
-            "memorize": of_run,
+            "memorize": {key: value for key, value in of_unlearn.items() if key != "unlearning_seeds"},
         }
         parameters |= dict.fromkeys(("leaderboard", "timings", "figures"), whole | {"methods": entries})
         for stage, values in parameters.items():
@@ -44,8 +45,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
         for entry in entries:
             left_out = {"left_out": section.left_out(entry)}
             made_of = {"method": methods.consists_of(params, entry, name)}
-            for stage, more in {"unlearn": made_of, "attack": {}}.items():
-                values = of_run | left_out | more
-                yield store.plan_file(stage, name, entry), {"code": code(stage), "parameters": values}
+            for stage, values in {"unlearn": of_unlearn | made_of, "attack": of_attack}.items():
+                yield store.plan_file(stage, name, entry), {"code": code(stage), "parameters": values | left_out}
     every = {name: params.benchmark(name).model_dump(mode="json") for name in params.run}
     yield store.plan_file("page"), {"code": code("page"), "parameters": every | {"methods": entries}}

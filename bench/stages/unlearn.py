@@ -62,41 +62,45 @@ def run(params: Params, benchmark: str, method: str) -> str:
     return line
 
 
-Job = tuple[Params, str, str, list[list[Target]], int]  # params, benchmark, method, chains of targets, seed
+# params, benchmark, method, chains of targets, training seed, unlearning seed
+Job = tuple[Params, str, str, list[list[Target]], int, int]
 
 
 def jobs(params: Params, benchmark: str, method: str) -> list[Job]:
-    """A job a chain of targets and seed; for methods whose targets share work, one a seed."""
+    """A job a chain of targets, seed and unlearning seed; for methods whose targets share work, one for all chains."""
     card, section = methods.find(params.file(method)).card, params.benchmark(benchmark)
     found = [] if section.left_out(method) else forget.of_benchmark(benchmark, section)
     served = [t for t in found if t.kinds <= card.serves]
     chains = forget.chains(served)
     groups = [chains] if card.shares and chains else [[chain] for chain in chains]
-    return [(params, benchmark, method, group, seed) for group in groups for seed in section.seeds]
+    seeds = list(itertools.product(section.seeds, section.unlearning_seeds))
+    return [(params, benchmark, method, group, *pair) for group in groups for pair in seeds]
 
 
 def resumable(jobs: list[Job], made_of: dict[str, Any]) -> list[resume.Job]:
     """The jobs with what their runs depend on, and the files that they may write."""
     found, digest = [], cache(store.sha256)
     for job in jobs:
-        params, name, method, chains, seed = job
-        read = [store.model_file(name, seed)]
+        params, name, method, chains, *seeds = job
+        read = [store.model_file(name, seeds[0])]
         if params.benchmark(name).memorization is not None:
             read.append(store.scores_file(name))
-        files = [store.artifacts_file(name, method, "prepared", seed)]
+        files = [store.artifacts_file(name, method, "prepared", *seeds)]
         for target in itertools.chain.from_iterable(chains):
-            path = store.run_file(name, method, target.name, seed)
-            files += [path, path.with_suffix(".json"), store.artifacts_file(name, method, target.name, seed)]
-        facts = {"method": made_of, "read": list(map(digest, read)), "targets": chains, "seed": seed}
+            path = store.run_file(name, method, target.name, *seeds)
+            files += [path, path.with_suffix(".json"), store.artifacts_file(name, method, target.name, *seeds)]
+        facts = {"method": made_of, "read": list(map(digest, read)), "targets": chains, "seeds": seeds}
         found.append(resume.Job(job, facts, tuple(files)))
     return found
 
 
-def one(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
+def one(
+    params: Params, name: str, method: str, chains: list[list[Target]], seed: int, unlearning_seed: int = 0
+) -> list[dict[str, Any]]:
     """A job: `one_job`, on as many GPUs as the benchmark's recipe says."""
     gpus, kept = params.benchmark(name).training.gpus, resume.checkpoint("run")
     reads = "datasets", "models", "scores"
-    return distributed.run(gpus, one_job, params, name, method, chains, seed, kept, reads=reads)
+    return distributed.run(gpus, one_job, params, name, method, chains, seed, unlearning_seed, kept, reads=reads)
 
 
 def one_job(
@@ -105,6 +109,7 @@ def one_job(
     method: str,
     chains: list[list[Target]],
     seed: int,
+    unlearning_seed: int = 0,
     checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, Any]]:
     """Unlearn each chain of targets, store predictions and sidecars; return status, cost and hardware of each run."""
@@ -114,20 +119,22 @@ def one_job(
     algorithm = methods.create(params.file(method), params.hyperparameters(method, name), f"methods.{method}")
     warm_up(name, benchmark, splits["train"])
     original = setting.load_original(name, benchmark, seed, splits["train"])
-    prepared = prepare(algorithm, original, params, name, method, chains, seed) if algorithm.card.shares else Prepared()
-    keep_artifacts(prepared.artifacts, store.artifacts_file(name, method, "prepared", seed))
+    seeds, prepared = (seed, unlearning_seed), Prepared()
+    if algorithm.card.shares:
+        prepared = prepare(algorithm, original, params, name, method, chains, *seeds)
+    keep_artifacts(prepared.artifacts, store.artifacts_file(name, method, "prepared", *seeds))
     records = []
     for chain in chains:
         model: nn.Module | None = original
         for step, target in enumerate(chain):
             task = replace(
-                target_problem(params, name, method, target, seed),
+                target_problem(params, name, method, target, *seeds),
                 allowed=algorithm.card.reads,
                 prepared=prepared.state if step == 0 else None,  # later steps start from another network
                 checkpoint=checkpoint and replace(checkpoint),
             )
             record, model = one_run(
-                algorithm, model, task, prepared if step == 0 else Prepared(), params, name, method, target, seed
+                algorithm, model, task, prepared if step == 0 else Prepared(), params, name, method, target, *seeds
             )
             records.append(record)
     return records
@@ -155,6 +162,7 @@ def prepare(
     method: str,
     chains: list[list[Target]],
     seed: int,
+    unlearning_seed: int = 0,
 ) -> Prepared:
     """The method's one round for all chains, measured; a failure is kept as its reason."""
     firsts = [chain[0] for chain in chains]
@@ -164,7 +172,7 @@ def prepare(
         indices=np.unique(np.concatenate([t.indices for t in firsts])),
         earlier=forget.NONE,
     )
-    task = target_problem(params, name, method, everything, seed)
+    task = target_problem(params, name, method, everything, seed, unlearning_seed)
     classes = tuple(sorted({c for target in firsts for c in target.classes}))
     task = replace(task.pool(), allowed=algorithm.card.reads, forgotten_classes=classes)
     prepared = Prepared(targets=len(firsts))
@@ -196,11 +204,13 @@ def one_run(
     method: str,
     target: Target,
     seed: int,
+    unlearning_seed: int = 0,
 ) -> tuple[dict[str, Any], nn.Module | None]:
     """One run: its record, and the network that it left, none if it failed."""
     splits = setting.samples(store.dataset_folder(name), params.benchmark(name))
-    path = store.run_file(name, method, target.name, seed)
-    artifacts = store.artifacts_file(name, method, target.name, seed)
+    seeds = seed, unlearning_seed
+    path = store.run_file(name, method, target.name, *seeds)
+    artifacts = store.artifacts_file(name, method, target.name, *seeds)
     for old in (path, artifacts):
         old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
@@ -225,9 +235,9 @@ def one_run(
             path.unlink(missing_ok=True)
             left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     notes = {} if reason else prepared.notes | task.notes
-    write_sidecar(name, method, target, seed, reason, with_share(task.meter.counts(), prepared), notes)
+    write_sidecar(name, method, target, seeds, reason, with_share(task.meter.counts(), prepared), notes)
     peak = None if (own := peak_device_bytes()) is None else max(own, prepared.peak or 0)
-    return cost(target, seed, reason, seconds + prepared.seconds / max(prepared.targets, 1), peak), left
+    return cost(target, seeds, reason, seconds + prepared.seconds / max(prepared.targets, 1), peak), left
 
 
 def give_up_if_it_may_pass(error: Exception) -> None:
@@ -238,14 +248,16 @@ def give_up_if_it_may_pass(error: Exception) -> None:
         lose(error)  # another job on the same GPU may have been the reason
 
 
-def lost_job(params: Params, name: str, method: str, chains: list[list[Target]], seed: int) -> list[dict[str, Any]]:
+def lost_job(
+    params: Params, name: str, method: str, chains: list[list[Target]], seed: int, unlearning_seed: int = 0
+) -> list[dict[str, Any]]:
     """All runs of a job as failed, since several workers were killed that ran it."""
     reason = f"{TRIES} workers that ran it were killed, most often because memory ran out"
     nothing = {"forward": 0, "backward": 0, "read": {}}
     records = []
     for target in itertools.chain.from_iterable(chains):
-        write_sidecar(name, method, target, seed, reason, nothing, {})
-        records.append(cost(target, seed, reason, 0.0, None, "unknown"))
+        write_sidecar(name, method, target, (seed, unlearning_seed), reason, nothing, {})
+        records.append(cost(target, (seed, unlearning_seed), reason, 0.0, None, "unknown"))
     return records
 
 
@@ -253,7 +265,7 @@ def write_sidecar(
     name: str,
     method: str,
     target: Target,
-    seed: int,
+    seeds: tuple[int, int],
     reason: str,
     samples: dict[str, Any],
     notes: dict[str, Any],
@@ -264,7 +276,7 @@ def write_sidecar(
         "request": target.request,
         "target": target.name,
         "method": method,
-        "seed": seed,
+        "seed": seeds[0],
         "status": "failed" if reason else "ok",
         "reason": reason,
         "notes": notes,
@@ -272,14 +284,16 @@ def write_sidecar(
         "forget_set": len(target.indices),
         "data": datasets.content_hash(store.dataset_folder(name)),
     }
-    store.write_json(store.run_file(name, method, target.name, seed).with_suffix(".json"), sidecar)
+    if seeds[1]:
+        sidecar["unlearning_seed"] = seeds[1]
+    store.write_json(store.run_file(name, method, target.name, *seeds).with_suffix(".json"), sidecar)
 
 
 def cost(
-    target: Target, seed: int, reason: str, seconds: float, peak: int | None, hardware: str = ""
+    target: Target, seeds: tuple[int, int], reason: str, seconds: float, peak: int | None, hardware: str = ""
 ) -> dict[str, Any]:
     """What a run took and where: a line of the cost file."""
-    run = {"request": target.request, "target": target.name, "seed": seed}
+    run = {"request": target.request, "target": target.name, "seed": seeds[0], "unlearning_seed": seeds[1]}
     run |= {"status": "failed" if reason else "ok", "reason": reason}
     return run | {"seconds": seconds, "peak_device_bytes": peak, "hardware": hardware or provenance.hardware()}
 
@@ -331,8 +345,10 @@ def checked_logits(model: nn.Module, splits: dict[str, Samples], classes: int) -
     return setting.to_numpy({split: z.float() for split, z in logits.items()})
 
 
-def target_problem(params: Params, name: str, method: str, target: Target, seed: int) -> Problem:
-    """The problem of one target and seed."""
+def target_problem(
+    params: Params, name: str, method: str, target: Target, seed: int, unlearning_seed: int = 0
+) -> Problem:
+    """The problem of one target, seed and unlearning seed; unlearning seed 0 adds nothing to the key of the draws."""
     benchmark = params.benchmark(name)
     splits = setting.samples(store.dataset_folder(name), benchmark)
     samples = splits["train"]
@@ -342,7 +358,7 @@ def target_problem(params: Params, name: str, method: str, target: Target, seed:
         gone=torch.from_numpy(target.earlier),
         validation=splits["validation"],
         classes=int(samples.labels.max()) + 1,
-        key=(name, target.name, method, seed),
+        key=(name, target.name, method, seed, *(("unlearning", unlearning_seed) if unlearning_seed else ())),
         base_order=setting.base_order(name, seed, len(samples)),
         recipe=benchmark.training,
         build=setting.builder(benchmark, samples),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.metrics.battery import basics, of_models, of_run, references, scores
+from bench.metrics.battery import basics, drawn, of_models, of_run, references, scores
 from bench.metrics.distances import to_retrain
 from bench.metrics.judged import Judged, Part
 
@@ -44,15 +44,26 @@ def test_references_are_the_next_other_seeds_in_a_circle():
 
 
 def test_scores_of_a_run_by_hand():
-    run = {"UA": 0.9, "RA": 0.98, "TA": 0.9, "ACC_f": 0.2, "mia_salun": 0.7, "mia_loss_accuracy": 0.6}
+    run = {"UA": 0.9, "RA": 0.98, "TA": 0.9, "ACC_f": 0.2, "mia_salun": 0.7}
     retrains = [{"UA": u, "RA": 1.0, "TA": t, "mia_salun": 0.8} for u, t in ((0.7, 0.85), (0.9, 0.95))]
     found = scores(run, {"TA": 0.94}, retrains, whole_classes=True)
     assert not found.missing
-    expected = {"nomus": (0.9 + 0.8) / 2, "indiscernibility": 0.8, "aus": 0.96 / 1.2, "aus_legacy": 0.96 / 1.8}
+    expected = {"aus": 0.96 / 1.2, "aus_legacy": 0.96 / 1.8}
     expected |= {"tow": 0.9 * 0.98 * 1, "tow_mia": 0.9 * 0.98 * 1, "avg_gap_run": (0.1 + 0.02 + 0 + 0.1) / 4}
     expected |= {"retention_deviation": 0.5 + 0.02}
     assert found.values == pytest.approx(expected)
     assert scores(run, {"TA": 0.94}, retrains, whole_classes=False).values["aus"] == pytest.approx(0.96 / 1.8)
+
+
+def test_what_judging_draws_depends_on_its_seed_alone():
+    run = network(0)
+    first, again, other = (drawn(run, seed).values for seed in (0, 0, 1))
+    np.testing.assert_equal(first, again)
+    assert first["mia_loss_auc"] != other["mia_loss_auc"]
+    assert first["mia_logistic_loss_auc"] != other["mia_logistic_loss_auc"]
+    mia, test = first["mia_loss_accuracy"], of_run(run, None, []).values["TA"]
+    assert first["nomus"] == pytest.approx((test + 1 - abs(2 * mia - 1)) / 2)
+    assert first["indiscernibility"] == pytest.approx(1 - abs(2 * mia - 1))
 
 
 def test_a_run_has_the_mean_distance_to_its_retrains():

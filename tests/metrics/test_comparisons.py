@@ -14,16 +14,16 @@ from bench.metrics.comparisons import (
     DIFFERENT,
     INDISTINGUISHABLE,
     UNDECIDED,
+    Bootstrap,
+    bootstrap,
     critical_difference,
+    distances,
     equivalence,
     equivalence_margin,
-    hierarchical_bootstrap,
     holm,
-    overall_ranks,
     paired_tests,
     rank_ranges,
     rank_stability,
-    seed_draws,
 )
 from bench.metrics.statistics import noise_floor, over_seeds
 
@@ -125,6 +125,14 @@ def test_one_run_is_undecided():
 # --- bootstrap -----------------------------------------------------------------------------------
 
 
+def hierarchical_bootstrap(
+    values: np.ndarray, rng: np.random.Generator, replicates: int = 10_000
+) -> tuple[float, float, float]:
+    """Mean and bounds of values [training seeds, unlearning seeds, targets]."""
+    low, high = bootstrap(*values.shape, rng, replicates).interval(values.reshape(-1, 1))
+    return float(np.nanmean(values)), float(low[0]), float(high[0])
+
+
 def coverage(shape: tuple[int, int, int], spreads: tuple[float, float, float], trials: int = 400) -> float:
     """Share of intervals that hold the true mean, of normal effects of training seed, unlearning seed and target."""
     rng = np.random.default_rng(0)
@@ -185,14 +193,37 @@ def test_levels_that_do_not_vary_add_nothing():
     assert hierarchical_bootstrap(np.full((5, 2, 3), 0.5), np.random.default_rng(0)) == (0.5, 0.5, 0.5)
 
 
-def test_one_run_has_no_bounds_and_a_failed_one_no_mean():
-    mean, low, high = hierarchical_bootstrap(np.full((1, 1, 1), 0.7), np.random.default_rng(0))
-    assert mean == 0.7
-    assert math.isnan(low)
-    assert math.isnan(high)
-    assert all(
-        map(math.isnan, hierarchical_bootstrap(np.array([1, np.nan, 2])[:, None, None], np.random.default_rng(0)))
-    )
+def test_one_run_of_each_target_has_no_bounds():
+    for shape in ((1, 1, 1), (1, 1, 4)):
+        mean, low, high = hierarchical_bootstrap(np.full(shape, 0.7), np.random.default_rng(0))
+        assert mean == pytest.approx(0.7)
+        assert math.isnan(low)
+        assert math.isnan(high)
+
+
+def test_draws_are_those_of_loops():
+    """Weights against a mean over runs that are drawn one by one, by the same generator."""
+    training, unlearning, targets, draws = 3, 2, 4, 50
+    values = np.random.default_rng(5).normal(size=(training, unlearning, targets))
+    found = bootstrap(training, unlearning, targets, np.random.default_rng(0), draws)
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1)
+    assert found.fewest == 3
+    rng = np.random.default_rng(0)
+    i = rng.integers(training, size=(draws, training, 1))
+    j = rng.integers(unlearning, size=(draws, training, unlearning))
+    k = rng.integers(targets, size=(draws, targets))
+    expected = [
+        np.mean([values[i[r, a, 0], j[r, a, b], c] for a in range(training) for b in range(unlearning) for c in k[r]])
+        for r in range(draws)
+    ]
+    np.testing.assert_allclose(found.means(values.reshape(-1, 1))[:, 0], expected)
+
+
+def test_means_pass_over_nan():
+    """Draws of three seeds, the second without a value: its draws are of the others, and one of it alone has none."""
+    draws = Bootstrap(np.array([[1, 1, 1], [2, 1, 0], [0, 3, 0]]) / 3, 3)
+    means = draws.means(np.array([[1.0], [np.nan], [3.0]]))
+    np.testing.assert_allclose(means[:, 0], [2, 1, np.nan])
 
 
 # --- paired tests --------------------------------------------------------------------------------
@@ -225,101 +256,122 @@ def per_seed(seeds: int = 5, **shifts: float) -> pd.DataFrame:
     return pd.DataFrame({name: common + shift + rng.normal(0, 0.01, seeds) for name, shift in names.items()})
 
 
+def gaps_of(values: pd.DataFrame) -> pd.DataFrame:
+    return values.drop(columns="retrain").sub(values["retrain"], axis=0)
+
+
 def test_paired_tests_are_scipys():
     values = per_seed(near=0.0, far=0.1, below=-0.05)
-    found = paired_tests(values)
+    found = paired_tests(gaps_of(values))
     for method in ("near", "far", "below"):
         assert found.loc[method, "p"] == pytest.approx(stats.ttest_rel(values[method], values["retrain"]).pvalue)
-        assert found.loc[method, "gap"] == pytest.approx((values[method] - values["retrain"]).mean())
+        assert found.loc[method, "difference"] == pytest.approx((values[method] - values["retrain"]).mean())
     np.testing.assert_allclose(found["p_holm"], holm(found["p"].to_numpy()))
     assert found.loc["far", "p_holm"] < 0.01 < 0.1 < found.loc["near", "p_holm"]
 
 
+def test_a_seed_without_a_difference_is_left_out():
+    differences = gaps_of(per_seed(6, a=0.02))
+    differences.loc[6] = np.nan
+    found = paired_tests(differences).loc["a"]
+    assert found["n"] == 6
+    assert found["p"] == pytest.approx(stats.ttest_1samp(differences["a"][:6], 0).pvalue)
+
+
 def test_differences_without_variance_are_none_or_certain():
-    values = pd.DataFrame({"retrain": [1.0] * 4, "same": [1.0] * 4, "other": [0.9] * 4})
-    assert paired_tests(values)["p"].to_dict() == {"same": 1.0, "other": 0.0}
-    assert math.isnan(paired_tests(values.iloc[:1]).loc["other", "p"])
+    differences = pd.DataFrame({"same": [0.0] * 4, "other": [-0.1] * 4})
+    assert paired_tests(differences)["p"].to_dict() == {"same": 1.0, "other": 0.0}
+    assert math.isnan(paired_tests(differences.iloc[:1]).loc["other", "p"])
 
 
 # --- ranks ---------------------------------------------------------------------------------------
 
 
+def of_metrics(**metrics: pd.DataFrame) -> pd.DataFrame:
+    """Gaps as ranks take them: index seed, columns (metric, method)."""
+    table = pd.concat({metric: gaps_of(values) for metric, values in metrics.items()}, axis=1)
+    return table.rename_axis(columns=["metric", "method"], index="seed")
+
+
+def all_draws(seeds: int) -> tuple[np.ndarray, Bootstrap]:
+    """Every way to draw seeds, as positions and as weights."""
+    draws = np.array(list(itertools.product(range(seeds), repeat=seeds)))
+    return draws, Bootstrap((draws[:, :, None] == np.arange(seeds)).mean(axis=1), seeds)
+
+
 def test_ranks_and_their_ranges_by_brute_force():
-    """All 27 draws of three seeds, ranked with loops."""
-    values = per_seed(3, a=0.02, b=-0.03, c=0.01, d=0.01)
-    values["e"] = values["d"]  # equal in every draw
-    draws = np.array(list(itertools.product(range(3), repeat=3)))
+    """All 27 draws of three seeds, ranked with loops, by the mean over two metrics of |mean gap|."""
+    one, two = per_seed(3, a=0.02, b=-0.03, c=0.01, d=0.01), per_seed(3, a=0.01, b=0.02, c=0.04, d=-0.01)
+    for values in (one, two):
+        values["e"] = values["d"]  # equal in every draw
+    draws, weights = all_draws(3)
     best, worst = {m: [] for m in "abcde"}, {m: [] for m in "abcde"}
+
+    def away_in(positions) -> dict[str, float]:
+        drawn = [values.iloc[positions] for values in (one, two)]
+        return {m: round(np.mean([abs((t[m] - t["retrain"]).mean()) for t in drawn]), 9) for m in "abcde"}
+
     for draw in draws:
-        drawn = values.iloc[draw]
-        away = {m: round(abs((drawn[m] - drawn["retrain"]).mean()), 9) for m in "abcde"}
+        away = away_in(draw)
         for m in "abcde":
             best[m].append(1 + sum(other < away[m] for other in away.values()))
             worst[m].append(sum(other <= away[m] for other in away.values()))
-    found = rank_ranges(values, draws)
+    found = rank_ranges(of_metrics(one=one, two=two), weights)
     place = math.ceil(0.025 * 27)  # the first of the ordered draws that 2.5 % do not exceed
     for m in "abcde":
         assert found.loc[m, "low"] == sorted(best[m])[place - 1]
         assert found.loc[m, "high"] == sorted(worst[m])[27 - place]
-    away = (values.drop(columns="retrain").mean() - values["retrain"].mean()).abs().round(9)
-    assert found["rank"].to_dict() == {m: 1 + (away < away[m]).sum() for m in "abcde"}
-    assert list(found["rank"]) == sorted(found["rank"])
+    away = away_in([0, 1, 2])
+    assert found["rank"].to_dict() == {m: 1 + sum(other < away[m] for other in away.values()) for m in "abcde"}
     assert found.loc["d"].to_dict() == found.loc["e"].to_dict()
 
 
 def test_ranges_are_narrow_where_seeds_move_all_methods_together():
-    values = per_seed(10, a=0.02, b=0.05, c=0.10)
-    assert rank_ranges(values, seed_draws(10, np.random.default_rng(0))).to_dict("index") == {
+    draws = bootstrap(10, 1, 1, np.random.default_rng(0))
+    values = of_metrics(UA=per_seed(10, a=0.02, b=0.05, c=0.10))
+    assert rank_ranges(values, draws).to_dict("index") == {
         "a": {"rank": 1, "low": 1, "high": 1},
         "b": {"rank": 2, "low": 2, "high": 2},
         "c": {"rank": 3, "low": 3, "high": 3},
     }
-    alike = per_seed(10, a=0.02, b=0.0205, c=0.0195)
-    found = rank_ranges(alike, seed_draws(10, np.random.default_rng(0)))
+    found = rank_ranges(of_metrics(UA=per_seed(10, a=0.02, b=0.0205, c=0.0195)), draws)
     assert (found["high"] - found["low"]).max() >= 1
 
 
-def tidy(table: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
-    """metric -> method -> values by seed, as rows."""
-    rows = [
-        {"metric": metric, "method": method, "seed": seed, "value": value}
-        for metric, methods in table.items()
-        for method, values in methods.items()
-        for seed, value in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
+def by_hand() -> pd.DataFrame:
+    """Mean gaps UA .05 .15 .4, RA .15 .05 .25, js .1 .2 .01 of a, b, c."""
+    return of_metrics(
+        UA=pd.DataFrame({"retrain": [0.5, 0.5], "a": [0.5, 0.6], "b": [0.7, 0.6], "c": [0.1, 0.1]}),
+        RA=pd.DataFrame({"retrain": [1.0, 1.0], "a": [0.9, 0.8], "b": [1.0, 0.9], "c": [0.8, 0.7]}),
+        js=pd.DataFrame({"retrain": [0.1, 0.1], "a": [0.2, 0.2], "b": [0.3, 0.3], "c": [0.1, 0.12]}),
+    )
 
 
-RUNS = tidy(
-    {
-        "UA": {"retrain": [0.5, 0.5], "a": [0.5, 0.6], "b": [0.7, 0.6], "c": [0.1, 0.1]},
-        "RA": {"retrain": [1.0, 1.0], "a": [0.9, 0.8], "b": [1.0, 0.9], "c": [0.8, 0.7]},
-        "js": {"retrain": [0.1, 0.1], "a": [0.2, 0.2], "b": [0.3, 0.3], "c": [0.1, 0.12]},
-    }
-)
-
-
-def test_overall_ranks_by_hand():
-    """Gaps UA .05 .15 .4, RA .15 .05 .25, js .1 .2 .01."""
-    assert overall_ranks(RUNS).to_dict() == pytest.approx({"a": 5 / 3, "b": 2, "c": 7 / 3})
-    assert list(overall_ranks(RUNS).index) == ["a", "b", "c"]
+def test_distances_by_hand():
+    assert distances(by_hand()).to_dict() == pytest.approx({"a": 0.1, "b": 0.4 / 3, "c": 0.22})
 
 
 def test_rank_stability_tells_which_metric_or_seed_decides():
-    found = rank_stability(RUNS).set_index(["kind", "left_out"])
-    assert list(found.index) == [("metric", "UA"), ("metric", "RA"), ("metric", "js"), ("seed", 0), ("seed", 1)]
-    assert found.loc[("metric", "RA")].to_dict() == {"tau": pytest.approx(1 / 3), "shift": 1, "first": "a"}
-    assert math.isnan(found.loc[("metric", "UA"), "tau"])  # without UA all three are alike
-    assert found.loc[("metric", "UA"), "shift"] == 1
-    assert found.loc[("metric", "js"), "shift"] == 0.5  # a and b share the first place
-    for seed in (0, 1):
-        rest, whole = overall_ranks(RUNS[RUNS["seed"] != seed]), overall_ranks(RUNS)
-        assert found.loc[("seed", seed), "first"] == rest.index[0]
-        assert found.loc[("seed", seed), "tau"] == pytest.approx(stats.kendalltau(whole, rest[whole.index]).statistic)
+    found = rank_stability(by_hand()).set_index(["kind", "left_out"])
+    left = list(dict.fromkeys(found.index))
+    assert left == [("none", ""), ("metric", "UA"), ("metric", "RA"), ("metric", "js"), ("seed", 0), ("seed", 1)]
+
+    def of(kind: str, left_out, column: str) -> dict[str, float]:
+        rows = found[[key == (kind, left_out) for key in found.index]]
+        return dict(zip(rows["method"], rows[column], strict=True))
+
+    assert of("none", "", "rank") == {"a": 1, "b": 2, "c": 3}
+    assert of("metric", "UA", "distance") == pytest.approx({"a": 0.125, "b": 0.125, "c": 0.13})
+    assert of("metric", "UA", "rank") == {"a": 1.5, "b": 1.5, "c": 3}
+    assert of("metric", "UA", "tau")["a"] == pytest.approx(2 / math.sqrt(2 * 3))  # tau-b: one tie of three
+    assert of("metric", "js", "rank") == {"a": 1.5, "b": 1.5, "c": 3}
+    # seed 1 alone: UA .1 .1 .4, RA .2 .1 .3, js .1 .2 .02
+    assert of("seed", 0, "distance") == pytest.approx({"a": 0.4 / 3, "b": 0.4 / 3, "c": 0.24})
 
 
-def test_a_single_metric_cannot_be_left_out():
-    assert set(rank_stability(RUNS[RUNS["metric"] == "UA"])["kind"]) == {"seed"}
+def test_a_single_metric_or_seed_cannot_be_left_out():
+    assert set(rank_stability(by_hand()[["UA"]])["kind"]) == {"none", "seed"}
+    assert set(rank_stability(by_hand().iloc[:1])["kind"]) == {"none", "metric"}
 
 
 # --- critical difference -------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from bench.config import Params
 from bench.errors import BadInput
 from bench.figures import suite
 from bench.figures.style import save
+from bench.metrics.comparisons import critical_difference, rank_stability
 from bench.report import page, tables, text
 from bench.stages import attack, figures
 
@@ -74,6 +75,7 @@ def write_tables(method: str, card_: dict, failed: set = frozenset(), reason: st
         for target in targets:
             for seed in SEEDS:
                 run = {"benchmark": "bench-a", "request": request, "target": target, "method": method, "seed": seed}
+                run |= {"unlearning_seed": 0, "judging_seed": 0}
                 if (target, seed) in failed:
                     rows.append(run | {"status": f"failed: {reason}"})
                     continue
@@ -118,13 +120,75 @@ def test_row_by_hand(folder):
     assert list(table.columns) == tables.COLUMNS
     row = find(table, request="class", method="salun", metric="UA")
     per_seed = [np.mean([value("salun", t, s, "UA") for t in ("class-0", "class-1")]) for s in SEEDS]
-    half = 4.302652729911275 * np.std(per_seed, ddof=1) / math.sqrt(3)  # t(0.975, 2)
     assert row["mean"] == pytest.approx(np.mean(per_seed))
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx((np.mean(per_seed) - half, np.mean(per_seed) + half))
+    # with two targets the quantiles are the extremes: seed 0, target 0 throughout, and seed 2, target 1
+    extremes = value("salun", "class-0", 0, "UA"), value("salun", "class-1", 2, "UA")
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(extremes)
+    assert (row["gap_low"], row["gap_high"]) == pytest.approx((0.02, 0.02))  # the same in each run
     assert row["n"] == 3
     assert row["gap"] == pytest.approx(0.02)
     assert row["floor"] == pytest.approx(4.302652729911275 * 0.01 * math.sqrt(2 / 3))
+    assert row["margin"] == pytest.approx(1.959963984540054 * 0.01)
+    assert row["verdict"] == "undecided"  # a gap as wide as the margin, and three seeds
     assert row["status"] == "ok"
+
+
+def test_verdicts_and_ranks(folder):
+    """On each metric salun is 2 points from retrain, original 10: nearer in every draw."""
+    write_tables("salun", card())
+    _, _, table = build(salun={})
+    for metric in (*METRICS, "avg_gap"):
+        for method, rank in {"salun": 1, "original": 2}.items():
+            row = find(table, request="class", method=method, metric=metric)
+            assert (row["rank"], row["rank_low"], row["rank_high"]) == (rank, rank, rank)
+    original = find(table, request="class", method="original", metric="UA")
+    assert (original["verdict"], original["p_equivalence"] > 0.9) == ("different", True)
+    retrain = find(table, request="class", method="retrain", metric="UA")
+    assert retrain[["verdict", "p_equivalence", "rank"]].isna().all()
+
+
+def test_paired_tests_and_ranks_without_a_seed_are_tables(folder):
+    write_tables("salun", card())
+    settings, judged, _ = build(salun={})
+    tests = tables.tests(settings, judged)
+    assert list(tests.columns) == tables.TEST_COLUMNS
+    row = find(tests, request="class", metric="UA", method="salun", other="retrain")
+    assert (row["difference"], row["n"], row["p"]) == (pytest.approx(0.02), 3, 0)  # without variance
+    row = find(tests, request="class", metric="avg_gap", method="original", other="salun")
+    assert row["difference"] == pytest.approx(0.08)
+    ranks = tables.ranks(settings, judged)
+    assert list(ranks.columns) == tables.RANK_COLUMNS
+    of_class = ranks[ranks["request"] == "class"]
+    assert of_class.groupby("method")["rank"].agg(["min", "max", "size"]).to_dict("index") == {
+        "salun": {"min": 1, "max": 1, "size": 8},  # everything, four metrics, three seeds
+        "original": {"min": 2, "max": 2, "size": 8},
+    }
+
+
+def test_a_method_with_a_failed_run_has_no_rank(folder):
+    write_tables("salun", card(), failed={("class-1", 2)})
+    _, _, table = build(salun={})
+    assert math.isnan(find(table, request="class", method="salun", metric="UA")["rank"])
+    assert find(table, request="class", method="original", metric="UA")["rank"] == 1
+
+
+def test_judging_and_unlearning_seeds_are_averaged(folder):
+    """A second unlearning seed, each judged twice: the mean over them, and still three seeds."""
+    for method in ("original", "retrain"):
+        path = store.table_folder("bench-a", method) / "runs.csv"
+        runs = pd.read_csv(path)
+        again = runs.assign(judging_seed=1, value=runs["value"] + 0.01)
+        first = pd.concat([runs, again[again["metric"] == "mia_salun"]])
+        second = first.assign(unlearning_seed=1, value=first["value"] + 0.02)
+        pd.concat([first, second]).to_csv(path, index=False)
+    settings = params()
+    section = settings.benchmarks["bench-a"].model_copy(update={"unlearning_seeds": [0, 1], "judging_seeds": [0, 1]})
+    settings = settings.model_copy(update={"benchmarks": {"bench-a": section}})
+    table = tables.leaderboard(settings, tables.read(settings))
+    for metric, shift in {"UA": 0.01, "mia_salun": 0.015}.items():
+        row = find(table, request="random", method="original", metric=metric)
+        assert row["mean"] == pytest.approx(METRICS[metric] + 0.1 + 0.01 + shift)
+        assert row["n"] == 3
 
 
 def test_average_gap_is_that_of_saluns_table(folder):
@@ -254,16 +318,19 @@ def test_markdown_has_a_line_a_method_and_marks_the_floor(folder):
     lines = text.leaderboard(build(salun={})[2]).splitlines()
     rows = [line for line in lines if line.startswith("| salun")]
     assert len(rows) == 2
-    assert "93.25 ± 2.48*" in rows[0]  # gap 2.0 points, floor 3.5
+    assert rows[0].startswith("| salun | 1 (1–1) |")
+    assert "| 93.25 [92.00, 94.50] |" in rows[0]  # undecided
     original = next(line for line in lines if line.startswith("| original"))
-    assert "101.25 ± 2.48 " in original  # gap 10 points
+    assert "| 101.25 [100.00, 102.50] ≠ |" in original  # gap 10 points
+    floors = next(line for line in lines if line.startswith("| *its noise floor*"))
+    assert floors.count("± 3.51") == len(METRICS)
 
 
 @pytest.mark.parametrize(
-    ("gap", "within"), [(-0.05, True), (0.05, True), (-0.5, False), (0.5, False), (math.nan, False)]
+    ("verdict", "mark"), [("indistinguishable", "≈"), ("different", "≠"), ("undecided", ""), (math.nan, "")]
 )
-def test_the_floor_holds_on_both_sides(gap, within):
-    assert text.within_floor(SimpleNamespace(method="m", gap=gap, floor=0.1)) is within
+def test_a_verdict_has_a_mark(verdict, mark):
+    assert text.mark(SimpleNamespace(verdict=verdict)) == mark
 
 
 def test_numbers_for_dvc_metrics(folder):
@@ -333,6 +400,13 @@ def test_seconds_are_compared_on_equal_hardware_alone(folder):
     assert "| original | 2.000 ± 2.484 | - | 3 | machine B | abc |" in text.timings(table)
 
 
+GAPS = pd.DataFrame(
+    np.random.default_rng(0).normal(size=(4, 6)) * [1, 2, 3, 1, 2, 3],
+    index=pd.Index(range(4), name="seed"),
+    columns=pd.MultiIndex.from_product([["UA", "RA"], list("abc")], names=["metric", "method"]),
+)
+
+
 def test_figures_have_the_same_bytes_twice(folder, tmp_path):
     _, judged, table = build()
     here = table[table["request"] == "class"]
@@ -340,6 +414,9 @@ def test_figures_have_the_same_bytes_twice(folder, tmp_path):
         save(suite.gap_to_retrain(here, "t"), tmp_path / run / "gap")
         save(suite.forgetting_against_cost(here, "t"), tmp_path / run / "cost")
         save(suite.accuracy_per_class(judged.classes, ["original", "retrain"], "t"), tmp_path / run / "classes")
+        save(suite.rank_stability(rank_stability(GAPS), "t"), tmp_path / run / "ranks")
+        found = critical_difference(GAPS.abs().T.groupby(level="method").mean().T)
+        save(suite.critical_difference(found, "t"), tmp_path / run / "difference")
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
@@ -364,7 +441,7 @@ def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(f
     table.loc[(table["method"] == "salun") & (table["metric"] == "UA"), "gap"] = 0.5
     table.loc[(table["method"] == "kodge") & (table["metric"] == "UA"), "gap"] = -0.001
     click = """<script>setTimeout(() => { const t = document.querySelector("#table-bench-a-class");
-      t.querySelectorAll("thead th")[2].click();
+      t.querySelectorAll("thead th")[3].click();
       setTimeout(() => { document.title = "ORDER " + [...t.querySelectorAll("td.method a")].map(a => a.innerText) },
       300) }, 1500)</script>"""
     (folder / "page.html").write_text(page.render(settings, table, judged).replace("</body>", click + "</body>"))
