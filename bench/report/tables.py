@@ -14,6 +14,7 @@ import pandas as pd
 from bench import store
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
+from bench.metrics.cost import WAYS, break_even
 from bench.metrics.statistics import noise_floor, over_seeds
 from bench.requests import row_kinds, rows
 
@@ -24,7 +25,10 @@ RUN_TYPES = {"metric": str, "status": str, "value": float}  # a table without ro
 CLASS_TYPES = {"class": int, "accuracy": float}
 PINNED = ("original", "retrain")
 AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.12508, Table 1)
-COSTS = ("samples", "samples_forward", "samples_backward", "round_targets")
+PASSES = {"samples": ["samples_forward", "samples_backward"], "flops": [f"flops_{way}" for way in WAYS]}
+COSTS = ("samples", *PASSES["samples"], "round_targets", "flops", *PASSES["flops"], "flops_prepare")
+COSTS += ("flops_break_even", "stored_bytes")
+TIMED = ("seconds", "peak_bytes", "flops", "stored_bytes")
 TOW = {"tow": ("UA", "RA", "TA"), "tow_mia": ("mia_salun", "RA", "TA")}
 NOT_SERVED = "not served"
 LEFT_OUT = "left out: "
@@ -86,7 +90,9 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
                     status = status_of(here[here["method"] == method])
                 if table.empty:
                     rows.append(cell | {"metric": "", "n": 0, "status": status})
-                rows += [cell | row | {"status": status} for row in metric_rows(table, retrain)]
+                rows += [
+                    cell | row | {"status": status} for row in metric_rows(table, retrain) + _break_even(table, retrain)
+                ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -139,14 +145,26 @@ def seed_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _add_relative_cost(per_seed: dict[str, pd.DataFrame]) -> None:
-    """`samples`: samples passed forward and backward, relative to the retrain of the same seed."""
+    """`samples`: passed forward and backward, `flops`: of all kinds, relative to the retrain of the same seed."""
     retrain = per_seed["retrain"]
-    if retrain.empty:
-        return
-    whole = retrain["samples_forward"] + retrain["samples_backward"]
-    for table in per_seed.values():
-        if not table.empty:
-            table["samples"] = (table["samples_forward"] + table["samples_backward"]) / whole.reindex(table.index)
+    for name, parts in PASSES.items():
+        if retrain.empty or not set(parts) <= set(retrain):
+            continue
+        whole = retrain[parts].sum(axis=1)
+        for table in per_seed.values():
+            if not table.empty:
+                table[name] = table[parts].sum(axis=1) / whole.reindex(table.index)
+
+
+def _break_even(table: pd.DataFrame, retrain: pd.DataFrame) -> list[dict[str, Any]]:
+    """`flops_break_even`, of the mean costs over seeds; it has no interval, since it may be infinite."""
+    if table.empty or retrain.empty or "flops_prepare" not in table:
+        return []
+    once, request, again = table["flops_prepare"], table[PASSES["flops"]].sum(axis=1), retrain[PASSES["flops"]]
+    if "round_targets" in table:
+        request = request - once / table["round_targets"]
+    value = break_even(once.mean(), request.mean(), again.sum(axis=1).mean())
+    return [{"metric": "flops_break_even", "mean": value, "n": len(table)}]
 
 
 def status_of(runs: pd.DataFrame) -> str:
@@ -188,39 +206,57 @@ def _average_gap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def timings(params: Params) -> pd.DataFrame:
-    """Seconds of an unlearning, averaged like the metrics, with the hardware they were taken on.
+    """Costs of an unlearning as its machine had them, averaged like the metrics, with the hardware.
 
-    `ratio` is to retrain's seconds, and empty where the two were taken on different hardware.
+    `ratio` is to retrain's, and empty for seconds and memory where the two were taken on different hardware, as are
+    their break-evens.
     """
     rows = []
     for name in params.run:
         costs = {m: store.read_json(store.cost_file(name, m)) for m in params.methods}
         for request, _, targets in requests(params.benchmark(name)):
-            per_method = {m: _timing_row(costs[m], targets) for m in params.methods}
-            retrain = per_method["retrain"]
-            for method, row in per_method.items():
-                if row is None:
-                    continue
-                same = retrain is not None and row["hardware"] == retrain["hardware"]
-                ratio = row["mean"] / retrain["mean"] if same and retrain is not None else math.nan
-                rows.append({"benchmark": name, "request": request, "method": method, "ratio": ratio} | row)
+            per_seed = {m: _spent(costs[m], targets) for m in params.methods}
+            for method, spent in per_seed.items():
+                stamp, there = costs[method]["stamp"], costs["retrain"]["stamp"]["hardware"]
+                place = {"hardware": stamp["hardware"], "commit": stamp["commit"], "torch": stamp["versions"]["torch"]}
+                known = per_seed["retrain"]
+                if place["hardware"] != there:
+                    known = known.drop(columns=["seconds", "peak_bytes"], errors="ignore")
+                cell = {"benchmark": name, "request": request, "method": method}
+                rows += [cell | row | place for row in _timing_rows(spent, known)]
     return pd.DataFrame(rows, columns=TIMING_COLUMNS)
 
 
-def _timing_row(cost: dict[str, Any], targets: list[str]) -> dict[str, Any] | None:
+def _spent(cost: dict[str, Any], targets: list[str]) -> pd.DataFrame:
+    """What runs took, a row a seed, means over targets: `TIMED`, and seconds and FLOPs `_prepare`d and `_request`ed."""
     runs = pd.DataFrame([r for r in cost["runs"] if r["target"] in targets and r["status"] == "ok"])
     if runs.empty:
-        return None
-    seconds = runs.groupby("seed")["seconds"].mean().to_numpy()
-    mean, low, high = over_seeds(seconds)
-    stamp = cost["stamp"]
-    return {
-        "metric": "seconds",
-        "mean": mean,
-        "ci_low": low,
-        "ci_high": high,
-        "n": len(seconds),
-        "hardware": stamp["hardware"],
-        "commit": stamp["commit"],
-        "torch": stamp["versions"]["torch"],
-    }
+        return runs
+    ways = [{way: run["flops"][way] for way in WAYS} for _, run in runs.iterrows()]
+    once = [sum(run["flops"].get("prepared", {}).get(way, 0) for way in WAYS) for _, run in runs.iterrows()]
+    memory = runs["peak_device_bytes"].fillna(runs["peak_growth_bytes"])
+    shares = runs["targets"].clip(lower=1)
+    flops = pd.DataFrame(ways, index=runs.index).sum(axis=1)
+    runs = runs.assign(flops=flops, flops_prepare=once, peak_bytes=memory.astype(float))
+    for unit in ("seconds", "flops"):
+        runs[f"{unit}_request"] = runs[unit] - runs[f"{unit}_prepare"] / shares
+    kept = [*TIMED, *(f"{unit}_{part}" for unit in ("seconds", "flops") for part in ("prepare", "request"))]
+    return runs.groupby("seed")[kept].mean()
+
+
+def _timing_rows(spent: pd.DataFrame, retrain: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row a metric of one method, and the two break-evens; of retrain only what may be compared."""
+    rows: list[dict[str, Any]] = []
+    for metric in () if spent.empty else (*TIMED, "seconds_prepare"):
+        values = spent[metric].dropna().to_numpy()
+        if not len(values):
+            continue
+        mean, low, high = over_seeds(values)
+        whole = retrain[metric].mean() if metric in TIMED and metric in retrain else math.nan
+        row = {"metric": metric, "mean": mean, "ci_low": low, "ci_high": high, "n": len(values)}
+        rows.append(row | {"ratio": mean / whole if whole else math.nan})
+    for unit in ("seconds", "flops"):
+        if not spent.empty and unit in retrain:
+            parts = spent[f"{unit}_prepare"].mean(), spent[f"{unit}_request"].mean(), retrain[unit].mean()
+            rows.append({"metric": f"{unit}_break_even", "mean": break_even(*parts), "n": len(spent)})
+    return rows

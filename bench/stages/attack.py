@@ -18,6 +18,7 @@ from bench.forget import Target
 from bench.jobs import fan_out
 from bench.metrics.accuracy import accuracies, per_class
 from bench.metrics.attacks import attacks
+from bench.metrics.cost import costs
 from bench.metrics.judged import Judged
 
 RUN_COLUMNS = ["benchmark", "request", "target", "method", "seed", "status", "metric", "value"]
@@ -59,10 +60,7 @@ def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[
     dataset = datasets.load(folder)
     logits = read_logits(path, dataset)
     judged = Judged.of(logits, dataset, target)
-    samples = {f"samples_{way}": sidecar["samples"][way] for way in ("forward", "backward")}
-    if "prepared" in sidecar["samples"]:
-        samples["round_targets"] = sidecar["samples"]["prepared"]["targets"]
-    metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | samples
+    metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | costs(sidecar)
     per = per_class(logits["test"], dataset.test.labels, dataset.classes)
     return (
         [run | {"status": "ok", "metric": name, "value": value} for name, value in metrics.items()],
