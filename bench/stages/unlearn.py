@@ -173,7 +173,7 @@ def prepare(
     classes = tuple(sorted({c for target in firsts for c in target.classes}))
     task = replace(task.pool(), allowed=algorithm.card.reads, forgotten_classes=classes)
     prepared = Prepared(targets=len(firsts))
-    resident = reset_peak()
+    before = reset_peak()
     started = time.perf_counter()
     try:
         with task.meter.running():
@@ -187,7 +187,7 @@ def prepare(
         give_up_if_it_may_pass(error)
         prepared.reason = f"in prepare: {type(error).__name__}: {error}"
     prepared.seconds = time.perf_counter() - started
-    prepared.samples, prepared.notes, prepared.peak = task.meter.counts(), task.notes, peaks(resident)
+    prepared.samples, prepared.notes, prepared.peak = task.meter.counts(), task.notes, peaks(before)
     prepared.flops = flops(task.meter, name, original, task.views["train"].samples)
     prepared.stored = tensor_bytes(prepared.state, task.artifacts)
     return prepared
@@ -211,7 +211,7 @@ def one_run(
     for old in (path, artifacts):
         old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
-    resident, peak = reset_peak(), {}
+    before, peak = reset_peak(), dict[str, int | None]()
     started, seconds, reason, left = time.perf_counter(), 0.0, prepared.reason, None
     if model is None:
         reason = "an earlier step of the sequence failed"
@@ -221,7 +221,7 @@ def one_run(
                 left = algorithm.unlearn(task.meter.attach(copy.deepcopy(model)), task)
                 synchronize()
                 seconds = time.perf_counter() - started + (task.checkpoint.earlier if task.checkpoint else 0.0)
-            peak = peaks(resident)
+            peak = peaks(before)
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
             keep_artifacts(setting.to_numpy(task.artifacts), artifacts)
@@ -233,13 +233,13 @@ def one_run(
             path.unlink(missing_ok=True)
             left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     notes = {} if reason else prepared.notes | task.notes
-    counts = {
+    counts: dict[str, Any] = {
         "samples": with_share(task.meter.counts(), prepared.samples, prepared.targets),
         "flops": with_share(flops(task.meter, name, model, splits["train"]), prepared.flops, prepared.targets),
         "stored_bytes": prepared.stored + tensor_bytes(task.artifacts),
     }
     write_sidecar(name, method, target, seed, reason, counts, notes)
-    spent = {key: larger(value, prepared.peak.get(key)) for key, value in peak.items()}
+    spent: dict[str, Any] = {key: larger(value, prepared.peak.get(key)) for key, value in peak.items()}
     spent |= {"seconds_prepare": prepared.seconds, "targets": prepared.targets}
     spent |= {key: counts[key] for key in ("flops", "stored_bytes")}
     return cost(target, seed, reason, seconds + prepared.seconds / max(prepared.targets, 1), spent), left
