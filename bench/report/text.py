@@ -121,8 +121,8 @@ def timings(table: pd.DataFrame) -> str:
         "by the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`. "
         "Where one round serves all targets of a seed (kodge, ssd, wfnet, concept_poison), a run holds its part of it.",
         "",
-        "Memory: the device's peak, without a GPU the growth of the process's peak resident memory, which misses what "
-        "the process held free before. Kept: tensors beside the network and the data. Pays from request on: the least "
+        "Memory: the device's peak, without a GPU the growth of the process's peak resident memory, which is "
+        "coarse. Kept: tensors beside the network and the data. Pays from request on: the least "
         "number of requests for which one preparation and then a request each cost no more than retraining for each "
         "(docs/metrics.md).",
     ]

@@ -8,6 +8,7 @@ sidecar, without predictions; the others go on.
 """
 
 import copy
+import ctypes
 import itertools
 import json
 import time
@@ -311,6 +312,8 @@ def reset_peak() -> int | None:
     """Else the peak would be that of the process's largest run so far; gives what `peaks` counts from."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: what earlier runs freed goes, else this one would seem to need less
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
         return resident("VmRSS")
