@@ -97,7 +97,9 @@ def of_pass(model: nn.Module, kind: Pass) -> int:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     parameters = list(model.parameters())
     x = torch.zeros(1, *kind.shape, dtype=parameters[0].dtype, device=parameters[0].device)
-    wanted = [p for p, trained in zip(parameters, kind.trained, strict=True) if trained] if kind.trained else [x]
+    wanted = [x] if not kind.trained else parameters
+    if len(kind.trained) == len(parameters):  # else a method has changed the network's parts: all are taken
+        wanted = [p for p, trained in zip(parameters, kind.trained, strict=True) if trained]
     if kind.way == "backward":
         for tensor in wanted:
             tensor.requires_grad_()

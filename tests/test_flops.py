@@ -44,6 +44,7 @@ def test_a_frozen_layer_costs_no_gradient():
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
     assert flops(model, (5,), "backward", b"\1\1\1\1") == 2 * 5 * 7 + 2 * (2 * 7 * 3)
     assert flops(model, (5,), "backward", b"\0\0\1\1") == 2 * 7 * 3
+    assert flops(model, (5,), "backward", b"\1") == flops(model, (5,), "backward", b"\1\1\1\1")  # of another network
     assert flops(model, (5,), "backward") == 2 * 5 * 7 + 2 * 7 * 3
 
 
