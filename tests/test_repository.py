@@ -79,6 +79,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/weights.py": "config download errors layers models store",
     "bench/layers.py": "",
     "bench/flops.py": "",
+    "bench/memory.py": "",
     "bench/grams.py": "flops layers views",
     "bench/views.py": "config seeds",
     "bench/engine.py": "config",

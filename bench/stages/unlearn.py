@@ -8,13 +8,10 @@ sidecar, without predictions; the others go on.
 """
 
 import copy
-import ctypes
 import itertools
 import json
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +29,7 @@ from bench.errors import BadInput
 from bench.flops import Pass, of_pass
 from bench.forget import Target
 from bench.jobs import TRIES, engine, lose
+from bench.memory import larger, peaks, reset_peak, tensor_bytes
 from bench.problem import Meter, Problem, problem
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, set_determinism, train
@@ -306,54 +304,6 @@ def keep_artifacts(tensors: dict[str, np.ndarray], path: Path) -> None:
     path.unlink(missing_ok=True)
     if tensors:
         store.write_tensors(path, tensors)
-
-
-def reset_peak() -> int | None:
-    """Else the peak would be that of the process's largest run so far; gives what `peaks` counts from."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: what earlier runs freed goes, else this one would seem to need less
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is resident now
-        return resident("VmRSS")
-    return None
-
-
-def peaks(before: int | None) -> dict[str, int | None]:
-    """Largest memory since `reset_peak`: the device's, and by how much the process's own resident memory grew."""
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    growth = None if before is None else max(0, resident("VmHWM") - before)
-    return {"peak_device_bytes": device, "peak_growth_bytes": growth}
-
-
-def resident(name: str) -> int:
-    """The process's resident memory in bytes: 'VmRSS' now, 'VmHWM' at its peak (Linux, proc(5))."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def larger(a: int | None, b: int | None) -> int | None:
-    return max((value for value in (a, b) if value is not None), default=None)
-
-
-def tensor_bytes(*kept: Any) -> int:
-    """Bytes of all tensors in these values, what is nested in them and their attributes; each counts once."""
-    found, seen, todo = {}, set(), list(kept)
-    while todo:
-        value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            found[value.data_ptr(), value.shape] = value.numel() * value.element_size()
-        elif isinstance(value, Mapping):
-            todo += value.values()
-        elif isinstance(value, (list, tuple, set)):
-            todo += value
-        elif not isinstance(value, type):
-            todo += vars(value).values() if hasattr(value, "__dict__") else ()
-    return sum(found.values())
 
 
 _flops: dict[tuple[str, Pass], int] = {}  # of a sample on a benchmark, counted once a process

@@ -1,4 +1,4 @@
-"""What the stage `unlearn` measures of memory and counts of what is kept."""
+"""Peak memory, and bytes of what is kept."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.stages import unlearn
+from bench import memory
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class State:
 def test_bytes_of_what_is_kept():
     gate = torch.zeros(3, 5)  # 60 bytes
     state = State({"a": gate, "again": gate}, [(torch.zeros(7, dtype=torch.float64), None)])
-    assert unlearn.tensor_bytes(state, {"a": gate}) == 60 + 56
-    assert unlearn.tensor_bytes(None, {}) == 0
+    assert memory.tensor_bytes(state, {"a": gate}) == 60 + 56
+    assert memory.tensor_bytes(None, {}) == 0
 
 
 def test_peak_growth_is_of_this_run_not_of_an_earlier_one():
-    if (before := unlearn.reset_peak()) is None:
+    if (before := memory.reset_peak()) is None:
         pytest.skip("this system does not let a process reset its peak")
     large = np.ones(8_000_000)  # 64 MB, of which the system hears when they are freed
     del large
-    first = unlearn.peaks(before)["peak_growth_bytes"]
-    second = unlearn.peaks(unlearn.reset_peak())["peak_growth_bytes"]
+    first = memory.peaks(before)["peak_growth_bytes"]
+    second = memory.peaks(memory.reset_peak())["peak_growth_bytes"]
     assert 60e6 < first < 80e6
     assert second < 10e6
