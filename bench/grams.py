@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.flops import counted
 from bench.layers import Call, Convolution, linear_calls
 from bench.views import View
 
@@ -24,6 +25,7 @@ FOLD = 1024  # inputs that are added to a matrix together: large products are fa
 REST = -1  # stands for all classes that have no sum of their own
 
 
+@counted
 def add_products(upper: Tensor, rows: Tensor, sign: int = 1) -> None:
     """Add sign * rows^T rows to the blocks on and above the diagonal: half the work of the whole.
 

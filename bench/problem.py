@@ -3,11 +3,13 @@
 In the suite a stage makes the problem of a run; in a notebook `Problem.from_tensors` does.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from bench.checkpoint import Checkpoint
 from bench.config import Recipe
+from bench.flops import Pass, reported
 from bench.seeds import Key, derive, torch_generator
 from bench.training import Order, Samples, View, shuffled
 
@@ -33,11 +36,19 @@ class Meter:
     Counting goes by hooks on the model, so it holds for whatever a method does, copies included, and
     ends when the meter closes. The counts depend on code and parameters
     alone, and on the machine only where a method's own steps do (where Kodge's search gives a candidate up).
+
+    Attributes:
+        forward, backward: samples that passed.
+        passes: the same by the kind of pass, of which `bench.flops.of_pass` knows the FLOPs.
+        beside: FLOPs of algebra beside the network's passes, of functions that are `bench.flops.counted`.
     """
 
     def __init__(self) -> None:
         self.forward = 0
         self.backward = 0
+        self.passes: Counter[Pass] = Counter()
+        self.beside = 0
+        self.parameters: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
         self.read: dict[str, Any] = defaultdict(int)
         self.open = False
 
@@ -46,22 +57,42 @@ class Meter:
 
         def passed(module: nn.Module, inputs: Any, output: Tensor) -> None:  # a closure: copied by reference
             if self.open:
-                self.forward += samples_in(output)
+                samples, shape = samples_in(output), tuple(inputs[0].shape[1:]) if inputs else ()
+                self.forward += samples
+                self.passes[Pass("forward", shape)] += samples
                 if output.requires_grad:
-                    output.register_hook(came_back)
+                    trained = b"" if inputs and inputs[0].requires_grad else self._trained(module, output)
+                    output.register_hook(partial(came_back, Pass("backward", shape, trained)))
 
-        def came_back(gradient: Tensor) -> None:
-            self.backward += samples_in(gradient)
+        def came_back(kind: Pass, gradient: Tensor) -> None:
+            samples = samples_in(gradient)
+            self.backward += samples
+            self.passes[kind] += samples
 
         passed.counts_samples = True  # type: ignore[attr-defined]  # `bench.engine` tells it what no call shows
         model.register_forward_hook(passed)
         return model
 
+    def _trained(self, module: nn.Module, output: Tensor) -> bytes:
+        """For each parameter 1 if it takes a gradient; b"" if none does."""
+        if is_functorch_wrapped_tensor(output):  # torch.func has others in their place for this call
+            parameters = list(module.parameters())
+        elif (known := self.parameters.get(module)) is not None:  # listing them takes as long as a layer
+            parameters = known
+        else:
+            parameters = self.parameters[module] = list(module.parameters())
+        trained = bytes(p.requires_grad for p in parameters)
+        return trained if any(trained) else b""
+
+    def _spend(self, flops: int) -> None:
+        self.beside += flops
+
     @contextmanager
     def running(self) -> Iterator["Meter"]:
         self.open = True
         try:
-            yield self
+            with reported(self._spend):
+                yield self
         finally:
             self.open = False
 

@@ -30,6 +30,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from bench.flops import counted
 from bench.problem import Problem
 from bench.training import View
 from methods.base import EVERY_REQUEST, Card, Count, Method, Paper, Positive
@@ -48,6 +49,7 @@ def gradient_rows(model: nn.Module, view: View) -> Tensor:
     return rows
 
 
+@counted
 def inverse_fisher_product(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
     """(damping I + G^T G / m)^-1 v for G [m, parameters] and v [parameters]; the m x m system is solved in float64."""
     kernel = gradients.new_zeros(len(gradients), len(gradients), dtype=torch.float64)

@@ -30,6 +30,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from bench.flops import counted
 from bench.grams import ClassGrams, Gram, class_grams, layer_grams
 from bench.problem import Problem
 from bench.training import View, predict, products
@@ -38,6 +39,7 @@ from methods.base import CLASS_REQUESTS, Card, Count, Method, Paper, Positive
 SEARCH_BATCH = 100  # validation samples after which a network may be given up
 
 
+@counted
 def scaled(outer: Tensor, products: Sequence[Tensor], alpha: float) -> list[Tensor]:
     """P (alpha / t) ((alpha - 1) / t outer + I)^-1 for each product P, with t = tr outer.
 
@@ -76,6 +78,7 @@ def forget_update(weight: Tensor, retain: Tensor, forget: Tensor, alpha_r: float
     return weight - gram_solve(weight - gram_solve(weight, retain, alpha_r), forget, alpha_f)
 
 
+@counted
 def scaling(gram: Gram, weights: Sequence[Tensor]) -> Callable[[float], list[Tensor]]:
     """alpha -> W M for each weight W, [groups, out, d]: one factorisation an alpha, of a d x d matrix or less.
 
@@ -88,7 +91,7 @@ def scaling(gram: Gram, weights: Sequence[Tensor]) -> Callable[[float], list[Ten
         products = [weight @ whole for weight in weights]
         return lambda alpha: scaled(whole, products, alpha)
     outer, products = Gram([x.mT]).matrix(), [weight @ x.mT for weight in weights]
-    return lambda alpha: [solved @ x for solved in scaled(outer, products, alpha)]
+    return counted(lambda alpha: [solved @ x for solved in scaled(outer, products, alpha)])
 
 
 def removal(weight: Tensor, retain: Gram, forget: Gram, alphas_r: Sequence[float]) -> Callable[[float], list[Tensor]]:

@@ -44,6 +44,7 @@ def write_run(method: str, target: str, seed: int, reason: str = "", unlearning_
         }
         store.write_tensors(path, {s: z.astype(np.float32) for s, z in logits.items()})
     sidecar = {"status": "failed" if reason else "ok", "reason": reason, "samples": {"forward": 10, "backward": 5}}
+    sidecar |= {"flops": {"forward": 100, "backward": 50, "beside": 0}, "stored_bytes": 0}
     data = datasets.content_hash(store.dataset_folder(NAME))
     store.write_json(path.with_suffix(".json"), sidecar | {"data": data})
 

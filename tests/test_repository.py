@@ -78,13 +78,15 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/models.py": "config errors",
     "bench/weights.py": "config download errors layers models store",
     "bench/layers.py": "",
-    "bench/grams.py": "layers views",
+    "bench/flops.py": "",
+    "bench/memory.py": "",
+    "bench/grams.py": "flops layers views",
     "bench/views.py": "config seeds",
     "bench/engine.py": "config",
     "bench/checkpoint.py": "errors store",
     "bench/distributed.py": "errors jobs store",
     "bench/training.py": "checkpoint config distributed engine models seeds views",
-    "bench/problem.py": "checkpoint config models seeds training",
+    "bench/problem.py": "checkpoint config flops models seeds training",
     "bench/memorization.py": "checkpoint config layers training",
     "bench/concepts.py": "errors layers store training",
     "bench/jobs.py": "errors jobs",
@@ -107,7 +109,18 @@ def test_arrows_go_one_way(pattern):
 def test_methods_see_only_the_contract_the_problem_and_training():
     allowed = {
         f"bench.{name}"
-        for name in ("config", "errors", "problem", "requests", "training", "seeds", "layers", "grams", "concepts")
+        for name in (
+            "config",
+            "errors",
+            "problem",
+            "requests",
+            "training",
+            "seeds",
+            "flops",
+            "layers",
+            "grams",
+            "concepts",
+        )
     }
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem == "__init__":

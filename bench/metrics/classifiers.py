@@ -137,8 +137,8 @@ def dealt(members: Part, unseen: Part, seed: int = 0) -> tuple[Features, np.ndar
     """As many members as non-members of each class, dealt into folds at random.
 
     The draws depend on `seed` and the predictions alone, which are sorted and then seed the generator. (One seed for
-    all would deal the same ranks into the same folds each time. As what is high in one fold is low in the rest, areas of
-    identical distributions would then not be 0.5 on average.)
+    all would deal the same ranks into the same folds each time. As what is high in one fold is low in the rest, areas
+    of identical distributions would then not be 0.5 on average.)
 
     Returns:
         features of the samples that were drawn, whether each is a member, bool [n], and its fold, int [n]; nothing

@@ -25,6 +25,7 @@ from bench.metrics.comparisons import (
     rank_ranges,
     rank_stability,
 )
+from bench.metrics.cost import WAYS, break_even
 from bench.metrics.statistics import noise_floor, over_seeds
 from bench.requests import row_kinds, rows
 from bench.seeds import numpy_generator
@@ -50,7 +51,10 @@ RUN_TYPES = {"seed": "Int64", "metric": str, "status": str, "value": float}  # a
 CLASS_TYPES = {"class": int, "accuracy": float}
 PINNED = ("original", "retrain")
 AVERAGED = ("UA", "RA", "TA", "mia_salun")  # SalUn's 'Avg. Gap' (arXiv:2310.12508, Table 1)
-COSTS = ("samples", "samples_forward", "samples_backward", "round_targets")
+PASSES = {"samples": ["samples_forward", "samples_backward"], "flops": [f"flops_{way}" for way in WAYS]}
+COSTS = ("samples", *PASSES["samples"], "round_targets", "flops", *PASSES["flops"], "flops_prepare")
+COSTS += ("flops_break_even", "stored_bytes")
+TIMED = ("seconds", "peak_bytes", "flops", "stored_bytes")
 OF_RUNS = ("_low", "_high")  # what ends so is an interval within one run, and stays in runs.csv
 PER_BANK = "_models_"  # numbers of models: in attack.json
 NOT_SERVED = "not served"
@@ -164,7 +168,7 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
                 rows.append(cell | {"metric": "", "n": 0, "status": status})
             rows += [
                 cell | row | places.get((row["metric"], method), {}) | {"status": status}
-                for row in [*metric_rows(values, each, method), *together_rows(each, method)]
+                for row in metric_rows(values, each, method) + together_rows(each, method) + _break_even(each, method)
             ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -293,16 +297,30 @@ def _reported(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_relative_cost(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with `samples`: samples passed forward and backward, relative to a mean retrain of the same seed."""
-    passes = runs[runs["metric"].isin(["samples_forward", "samples_backward"])]
-    passes = passes.groupby(["benchmark", "request", "method", *RUN])["value"].sum()
-    retrain = run_table(runs[runs["method"] == "retrain"])
-    if passes.empty or retrain.empty:
-        return runs
-    whole = (retrain["samples_forward"] + retrain["samples_backward"]).groupby(level="seed").mean()
-    relative = passes / whole.reindex(passes.index.get_level_values("seed")).to_numpy()
-    rows = relative.dropna().reset_index().assign(metric="samples", status="ok")
-    return pd.concat([runs, rows], ignore_index=True)
+    """The runs with `samples` and `flops`, of all kinds, relative to a mean retrain of the same seed."""
+    retrain, parts = run_table(runs[runs["method"] == "retrain"]), [runs]
+    for name, ways in PASSES.items():
+        spent = runs[runs["metric"].isin(ways)].groupby(["benchmark", "request", "method", *RUN])["value"].sum()
+        if spent.empty or retrain.empty or not set(ways) <= set(retrain):
+            continue
+        whole = retrain[ways].sum(axis=1).groupby(level="seed").mean()
+        relative = spent / whole.reindex(spent.index.get_level_values("seed")).to_numpy()
+        parts.append(relative.dropna().reset_index().assign(metric=name, status="ok"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _break_even(each: Compared, method: str) -> list[dict[str, Any]]:
+    """`flops_break_even`, of the mean costs over runs; it has no interval, since it may be infinite."""
+    values, retrain = each.values[method], each.values["retrain"]
+    if values.empty or retrain.empty or "flops_prepare" not in values:
+        return []
+    once, request, again = (
+        t.sum(axis=1) for t in (values[["flops_prepare"]], values[PASSES["flops"]], retrain[PASSES["flops"]])
+    )
+    if "round_targets" in values:
+        request = request - once / values["round_targets"]
+    value = break_even(once.mean(), request.mean(), again.mean())
+    return [{"metric": "flops_break_even", "mean": value, "n": len(values.index.unique("seed"))}]
 
 
 def status_of(runs: pd.DataFrame) -> str:
@@ -356,39 +374,57 @@ def _average_gap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def timings(params: Params) -> pd.DataFrame:
-    """Seconds of an unlearning, averaged like the metrics, with the hardware they were taken on.
+    """Costs of an unlearning as its machine had them, averaged like the metrics, with the hardware.
 
-    `ratio` is to retrain's seconds, and empty where the two were taken on different hardware.
+    `ratio` is to retrain's, and empty for seconds and memory where the two were taken on different hardware, as are
+    their break-evens.
     """
     rows = []
     for name in params.run:
         costs = {m: store.read_json(store.cost_file(name, m)) for m in params.methods}
         for request, _, targets in requests(params.benchmark(name)):
-            per_method = {m: _timing_row(costs[m], targets) for m in params.methods}
-            retrain = per_method["retrain"]
-            for method, row in per_method.items():
-                if row is None:
-                    continue
-                same = retrain is not None and row["hardware"] == retrain["hardware"]
-                ratio = row["mean"] / retrain["mean"] if same and retrain is not None else math.nan
-                rows.append({"benchmark": name, "request": request, "method": method, "ratio": ratio} | row)
+            per_seed = {m: _spent(costs[m], targets) for m in params.methods}
+            for method, spent in per_seed.items():
+                stamp, there = costs[method]["stamp"], costs["retrain"]["stamp"]["hardware"]
+                place = {"hardware": stamp["hardware"], "commit": stamp["commit"], "torch": stamp["versions"]["torch"]}
+                known = per_seed["retrain"]
+                if place["hardware"] != there:
+                    known = known.drop(columns=["seconds", "peak_bytes"], errors="ignore")
+                cell = {"benchmark": name, "request": request, "method": method}
+                rows += [cell | row | place for row in _timing_rows(spent, known)]
     return pd.DataFrame(rows, columns=TIMING_COLUMNS)
 
 
-def _timing_row(cost: dict[str, Any], targets: list[str]) -> dict[str, Any] | None:
+def _spent(cost: dict[str, Any], targets: list[str]) -> pd.DataFrame:
+    """What runs took, a row a seed, means over targets: `TIMED`, and seconds and FLOPs `_prepare`d and `_request`ed."""
     runs = pd.DataFrame([r for r in cost["runs"] if r["target"] in targets and r["status"] == "ok"])
     if runs.empty:
-        return None
-    seconds = runs.groupby("seed")["seconds"].mean().to_numpy()
-    mean, low, high = over_seeds(seconds)
-    stamp = cost["stamp"]
-    return {
-        "metric": "seconds",
-        "mean": mean,
-        "ci_low": low,
-        "ci_high": high,
-        "n": len(seconds),
-        "hardware": stamp["hardware"],
-        "commit": stamp["commit"],
-        "torch": stamp["versions"]["torch"],
-    }
+        return runs
+    ways = [{way: run["flops"][way] for way in WAYS} for _, run in runs.iterrows()]
+    once = [sum(run["flops"].get("prepared", {}).get(way, 0) for way in WAYS) for _, run in runs.iterrows()]
+    memory = runs["peak_device_bytes"].fillna(runs["peak_growth_bytes"])
+    shares = runs["targets"].clip(lower=1)
+    flops = pd.DataFrame(ways, index=runs.index).sum(axis=1)
+    runs = runs.assign(flops=flops, flops_prepare=once, peak_bytes=memory.astype(float))
+    for unit in ("seconds", "flops"):
+        runs[f"{unit}_request"] = runs[unit] - runs[f"{unit}_prepare"] / shares
+    kept = [*TIMED, *(f"{unit}_{part}" for unit in ("seconds", "flops") for part in ("prepare", "request"))]
+    return runs.groupby("seed")[kept].mean()
+
+
+def _timing_rows(spent: pd.DataFrame, retrain: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row a metric of one method, and the two break-evens; of retrain only what may be compared."""
+    rows: list[dict[str, Any]] = []
+    for metric in () if spent.empty else (*TIMED, "seconds_prepare"):
+        values = spent[metric].dropna().to_numpy()
+        if not len(values):
+            continue
+        mean, low, high = over_seeds(values)
+        whole = retrain[metric].mean() if metric in TIMED and metric in retrain else math.nan
+        row = {"metric": metric, "mean": mean, "ci_low": low, "ci_high": high, "n": len(values)}
+        rows.append(row | {"ratio": mean / whole if whole else math.nan})
+    for unit in ("seconds", "flops"):
+        if not spent.empty and unit in retrain:
+            parts = spent[f"{unit}_prepare"].mean(), spent[f"{unit}_request"].mean(), retrain[unit].mean()
+            rows.append({"metric": f"{unit}_break_even", "mean": break_even(*parts), "n": len(spent)})
+    return rows

@@ -133,23 +133,46 @@ def ordered(here: pd.DataFrame) -> list[str]:
 
 
 def timings(table: pd.DataFrame) -> str:
-    """Seconds as Markdown, with the hardware and the commit of each row."""
-    parts = ["# Seconds", ""]
+    """Costs as Markdown, with the hardware and the commit of each row."""
+    titles = ["Method", "Seconds", "Seconds / retrain", "Seeds", "Hardware", "Commit", "torch", "FLOPs / retrain"]
+    titles += ["Memory, MB", "Memory / retrain", "Kept, MB", "Pays from request on: seconds", "FLOPs"]
+    parts = ["# Costs", ""]
     for (benchmark, request), here in table.groupby(["benchmark", "request"], sort=False):
-        parts += [f"## {benchmark}, request `{request}`", ""]
-        parts += [_line(["Method", "Seconds", "Seconds / retrain", "Seeds", "Hardware", "Commit", "torch"])]
-        parts += [_line(["---", "---:", "---:", "---:", "---", "---", "---"])]
-        for r in here.itertuples():
+        parts += [f"## {benchmark}, request `{request}`", "", _line(titles)]
+        parts += [_line(["---", *(["---:"] * 3), *(["---"] * 3), *(["---:"] * 6)])]
+        for _, of_method in here.groupby("method", sort=False):
+            rows = {r.metric: r for r in of_method.itertuples()}
+            r = rows["seconds"]
             half = "" if math.isnan(r.ci_high) else f" ± {r.ci_high - r.mean:.3f}"
-            ratio = "-" if math.isnan(r.ratio) else f"{r.ratio:.2f}x"
-            parts.append(_line([r.method, f"{r.mean:.3f}{half}", ratio, str(r.n), r.hardware, r.commit, r.torch]))
+            cells = [r.method, f"{r.mean:.3f}{half}", _ratio(rows, "seconds"), str(r.n), r.hardware, r.commit, r.torch]
+            cells += [_ratio(rows, "flops"), _megabytes(rows, "peak_bytes"), _ratio(rows, "peak_bytes")]
+            cells += [_megabytes(rows, "stored_bytes"), _requests(rows, "seconds"), _requests(rows, "flops")]
+            parts.append(_line(cells))
         parts.append("")
-    parts.append(
+    parts += [
         "Unlearning alone, without loading, evaluation or the kernels' start-up, each run on one thread of a worker; "
         "by the stage `unlearn`, and again by `dvc repro -f -s unlearn@BENCHMARK-METHOD`. "
-        "Where one round serves all targets of a seed (kodge, ssd, wfnet, concept_poison), a run holds its part of it."
-    )
+        "Where one round serves all targets of a seed (kodge, ssd, wfnet, concept_poison), a run holds its part of it.",
+        "",
+        "Memory: the device's peak, without a GPU the growth of the process's peak resident memory, which is "
+        "coarse. Kept: tensors beside the network and the data. Pays from request on: the least "
+        "number of requests for which one preparation and then a request each cost no more than retraining for each "
+        "(docs/metrics.md).",
+    ]
     return "\n".join(parts) + "\n"
+
+
+def _ratio(rows: dict[str, Any], metric: str) -> str:
+    return "-" if metric not in rows or math.isnan(rows[metric].ratio) else f"{rows[metric].ratio:.2f}x"
+
+
+def _megabytes(rows: dict[str, Any], metric: str) -> str:
+    return f"{rows[metric].mean / 1e6:.1f}" if metric in rows else "-"
+
+
+def _requests(rows: dict[str, Any], unit: str) -> str:
+    value = rows[f"{unit}_break_even"].mean if f"{unit}_break_even" in rows else math.nan
+    return "-" if math.isnan(value) else "never" if math.isinf(value) else f"{value:.0f}"
 
 
 def memorization(summary: dict[str, Any]) -> str:

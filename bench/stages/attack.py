@@ -29,6 +29,7 @@ from bench.jobs import fan_out
 from bench.metrics import battery
 from bench.metrics.accuracy import per_class
 from bench.metrics.confusion import SETS, confusion
+from bench.metrics.cost import costs
 from bench.metrics.judged import Judged, Part
 from bench.metrics.roc import Estimates
 
@@ -145,9 +146,6 @@ def judge(
         succeeded(benchmark, name, target, seeds[name], unlearning_seed) for name in ("original", "retrain")
     )
     references = [s for s in battery.references(seed, after) if method != "retrain" or s != seed]
-    samples = {f"samples_{way}": float(sidecar["samples"][way]) for way in ("forward", "backward")}
-    if "prepared" in sidecar["samples"]:
-        samples["round_targets"] = float(sidecar["samples"]["prepared"]["targets"])
     first, *further = judging_seeds
     estimates = battery.of_run(
         run,
@@ -159,7 +157,7 @@ def judge(
     test = Part.together(run.forget_test, run.retain_test)
     per = per_class(test.logits, test.labels, dataset.classes)
     return Found(
-        estimates=estimates | Estimates(samples),
+        estimates=estimates | Estimates(costs(sidecar)),
         again={draw: battery.drawn(run, draw) for draw in further},
         whole_classes=run.whole_classes,
         classes=[about | {"class": c, "accuracy": value} for c, value in enumerate(per) if not math.isnan(value)],

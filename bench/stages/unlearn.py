@@ -26,9 +26,11 @@ from bench import datasets, distributed, forget, provenance, resume, store
 from bench.checkpoint import Checkpoint
 from bench.config import Benchmark, Params
 from bench.errors import BadInput
+from bench.flops import Pass, of_pass
 from bench.forget import Target
 from bench.jobs import TRIES, engine, lose
-from bench.problem import Problem, problem
+from bench.memory import larger, peaks, reset_peak, tensor_bytes
+from bench.problem import Meter, Problem, problem
 from bench.stages import setting
 from bench.training import Samples, cross_entropy, set_determinism, train
 from methods.base import Method
@@ -147,11 +149,13 @@ class Prepared:
     state: Any = None
     seconds: float = 0.0
     samples: dict[str, Any] = field(default_factory=dict)
+    flops: dict[str, Any] = field(default_factory=dict)
     targets: int = 0
     reason: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, np.ndarray] = field(default_factory=dict)
-    peak: int | None = None
+    stored: int = 0
+    peak: dict[str, int | None] = field(default_factory=dict)
 
 
 def prepare(
@@ -176,7 +180,7 @@ def prepare(
     classes = tuple(sorted({c for target in firsts for c in target.classes}))
     task = replace(task.pool(), allowed=algorithm.card.reads, forgotten_classes=classes)
     prepared = Prepared(targets=len(firsts))
-    reset_peak()
+    before = reset_peak()
     started = time.perf_counter()
     try:
         with task.meter.running():
@@ -190,7 +194,9 @@ def prepare(
         give_up_if_it_may_pass(error)
         prepared.reason = f"in prepare: {type(error).__name__}: {error}"
     prepared.seconds = time.perf_counter() - started
-    prepared.samples, prepared.notes, prepared.peak = task.meter.counts(), task.notes, peak_device_bytes()
+    prepared.samples, prepared.notes, prepared.peak = task.meter.counts(), task.notes, peaks(before)
+    prepared.flops = flops(task.meter, name, original, task.views["train"].samples)
+    prepared.stored = tensor_bytes(prepared.state, task.artifacts)
     return prepared
 
 
@@ -214,7 +220,7 @@ def one_run(
     for old in (path, artifacts):
         old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
-    reset_peak()
+    before, peak = reset_peak(), dict[str, int | None]()
     started, seconds, reason, left = time.perf_counter(), 0.0, prepared.reason, None
     if model is None:
         reason = "an earlier step of the sequence failed"
@@ -224,6 +230,7 @@ def one_run(
                 left = algorithm.unlearn(task.meter.attach(copy.deepcopy(model)), task)
                 synchronize()
                 seconds = time.perf_counter() - started + (task.checkpoint.earlier if task.checkpoint else 0.0)
+            peak = peaks(before)
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
             keep_artifacts(setting.to_numpy(task.artifacts), artifacts)
@@ -235,9 +242,16 @@ def one_run(
             path.unlink(missing_ok=True)
             left, reason = None, str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
     notes = {} if reason else prepared.notes | task.notes
-    write_sidecar(name, method, target, seeds, reason, with_share(task.meter.counts(), prepared), notes)
-    peak = None if (own := peak_device_bytes()) is None else max(own, prepared.peak or 0)
-    return cost(target, seeds, reason, seconds + prepared.seconds / max(prepared.targets, 1), peak), left
+    counts: dict[str, Any] = {
+        "samples": with_share(task.meter.counts(), prepared.samples, prepared.targets),
+        "flops": with_share(flops(task.meter, name, model, splits["train"]), prepared.flops, prepared.targets),
+        "stored_bytes": prepared.stored + tensor_bytes(task.artifacts),
+    }
+    write_sidecar(name, method, target, seeds, reason, counts, notes)
+    spent: dict[str, Any] = {key: larger(value, prepared.peak.get(key)) for key, value in peak.items()}
+    spent |= {"seconds_prepare": prepared.seconds, "targets": prepared.targets}
+    spent |= {key: counts[key] for key in ("flops", "stored_bytes")}
+    return cost(target, seeds, reason, seconds + prepared.seconds / max(prepared.targets, 1), spent), left
 
 
 def give_up_if_it_may_pass(error: Exception) -> None:
@@ -253,11 +267,12 @@ def lost_job(
 ) -> list[dict[str, Any]]:
     """All runs of a job as failed, since several workers were killed that ran it."""
     reason = f"{TRIES} workers that ran it were killed, most often because memory ran out"
-    nothing = {"forward": 0, "backward": 0, "read": {}}
+    none = {"forward": 0, "backward": 0}
+    nothing = {"samples": none | {"read": {}}, "flops": none | {"beside": 0}, "stored_bytes": 0}
     records = []
     for target in itertools.chain.from_iterable(chains):
         write_sidecar(name, method, target, (seed, unlearning_seed), reason, nothing, {})
-        records.append(cost(target, (seed, unlearning_seed), reason, 0.0, None, "unknown"))
+        records.append(cost(target, (seed, unlearning_seed), reason, 0.0, {}, "unknown"))
     return records
 
 
@@ -267,7 +282,7 @@ def write_sidecar(
     target: Target,
     seeds: tuple[int, int],
     reason: str,
-    samples: dict[str, Any],
+    counts: dict[str, Any],
     notes: dict[str, Any],
 ) -> None:
     """What is said of a run beside its predictions; one with a reason has failed."""
@@ -280,7 +295,7 @@ def write_sidecar(
         "status": "failed" if reason else "ok",
         "reason": reason,
         "notes": notes,
-        "samples": samples,
+        **counts,
         "forget_set": len(target.indices),
         "data": datasets.content_hash(store.dataset_folder(name)),
     }
@@ -290,12 +305,12 @@ def write_sidecar(
 
 
 def cost(
-    target: Target, seeds: tuple[int, int], reason: str, seconds: float, peak: int | None, hardware: str = ""
+    target: Target, seeds: tuple[int, int], reason: str, seconds: float, spent: dict[str, Any], hardware: str = ""
 ) -> dict[str, Any]:
     """What a run took and where: a line of the cost file."""
     run = {"request": target.request, "target": target.name, "seed": seeds[0], "unlearning_seed": seeds[1]}
-    run |= {"status": "failed" if reason else "ok", "reason": reason}
-    return run | {"seconds": seconds, "peak_device_bytes": peak, "hardware": hardware or provenance.hardware()}
+    run |= {"status": "failed" if reason else "ok", "reason": reason, "peak_device_bytes": None}
+    return run | {"seconds": seconds, "hardware": hardware or provenance.hardware()} | spent
 
 
 def keep_artifacts(tensors: dict[str, np.ndarray], path: Path) -> None:
@@ -305,22 +320,27 @@ def keep_artifacts(tensors: dict[str, np.ndarray], path: Path) -> None:
         store.write_tensors(path, tensors)
 
 
-def reset_peak() -> None:
-    """Else the peak would be that of the process's largest run so far."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+_flops: dict[tuple[str, Pass], int] = {}  # of a sample on a benchmark, counted once a process
 
 
-def peak_device_bytes() -> int | None:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+def flops(meter: Meter, name: str, model: nn.Module | None, data: Samples) -> dict[str, Any]:
+    """What a meter saw in FLOPs: of the network's passes, forward and backward, and of algebra beside them."""
+    total = {"forward": 0, "backward": 0, "beside": meter.beside}
+    for kind, samples in meter.passes.items():
+        kind = kind._replace(shape=kind.shape or tuple(data.images.shape[1:]))
+        if (name, kind) not in _flops:
+            assert model is not None
+            _flops[name, kind] = of_pass(model, kind)
+        total[kind.way] += samples * _flops[name, kind]
+    return total
 
 
-def with_share(counts: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
+def with_share(counts: dict[str, Any], prepared: dict[str, Any], targets: int) -> dict[str, Any]:
     """A run's own counts and its equal part of what preparing cost, which stands beside them whole."""
-    if not prepared.targets:
+    if not targets:
         return counts
-    shared = {way: counts[way] + prepared.samples[way] / prepared.targets for way in ("forward", "backward")}
-    return counts | shared | {"prepared": prepared.samples | {"targets": prepared.targets}}
+    shared = {way: own + prepared[way] / targets for way, own in counts.items() if way != "read"}
+    return counts | shared | {"prepared": prepared | {"targets": targets}}
 
 
 class Diverged(Exception):

@@ -380,7 +380,12 @@ def write_costs(method, seconds, hardware="machine A"):
             "status": "ok",
             "reason": "",
             "seconds": seconds + s,
+            "seconds_prepare": 0.0,
+            "targets": 0,
             "peak_device_bytes": None,
+            "peak_growth_bytes": 1000,
+            "flops": {"forward": 10, "backward": 20, "beside": 0},
+            "stored_bytes": 0,
         }
         for r, t in (("class", "class-0"), ("class", "class-1"), ("random", "random"))
         for s in SEEDS
@@ -395,8 +400,9 @@ def test_seconds_are_compared_on_equal_hardware_alone(folder):
     write_costs("salun", 1.0)
     table = tables.timings(params(salun={}))
     assert list(table.columns) == tables.TIMING_COLUMNS
-    assert find(table, request="class", method="salun")["ratio"] == pytest.approx(2 / 4)
-    assert math.isnan(find(table, request="class", method="original")["ratio"])
+    assert find(table, request="class", method="salun", metric="seconds")["ratio"] == pytest.approx(2 / 4)
+    assert math.isnan(find(table, request="class", method="original", metric="seconds")["ratio"])
+    assert find(table, request="class", method="original", metric="flops")["ratio"] == 1
     assert "| original | 2.000 ± 2.484 | - | 3 | machine B | abc |" in text.timings(table)
 
 
@@ -405,6 +411,49 @@ GAPS = pd.DataFrame(
     index=pd.Index(range(4), name="seed"),
     columns=pd.MultiIndex.from_product([["UA", "RA"], list("abc")], names=["metric", "method"]),
 )
+
+
+def write_shared(method: str, prepare: float, request: float) -> None:
+    """Runs of which two targets share a round: a cost file and a table, costs in FLOPs and seconds alike."""
+    path = store.cost_file("bench-a", method)
+    write_costs(method, 0.0)
+    cost = store.read_json(path)
+    for run in cost["runs"]:
+        own = request + prepare / 2
+        run |= {"seconds": own, "seconds_prepare": prepare, "targets": 2, "peak_growth_bytes": 3_000_000}
+        run["flops"] = {"forward": own, "backward": 0, "beside": 0}
+        run["flops"]["prepared"] = {"forward": prepare, "backward": 0, "beside": 0, "targets": 2}
+    store.write_json(path, cost)
+    table = store.table_folder("bench-a", method) / "runs.csv"
+    runs = pd.read_csv(table)
+    first = runs[runs["metric"] == "UA"]
+    values = {"flops_forward": request + prepare / 2, "flops_backward": 0, "flops_beside": 0}
+    values |= {"flops_prepare": prepare, "round_targets": 2, "stored_bytes": 8}
+    pd.concat([runs, *(first.assign(metric=m, value=v) for m, v in values.items())]).to_csv(table, index=False)
+
+
+def test_break_even_by_hand(folder):
+    """35 once and 2 a request, against 10 for each retraining: 35 + 5 * 2 = 45 <= 50, and 35 + 4 * 2 = 43 > 40."""
+    write_tables("salun", card())
+    write_tables("finetune", card())
+    write_shared("original", 0, 0)
+    write_shared("retrain", 0, 10)
+    write_shared("salun", 35, 2)
+    write_shared("finetune", 1, 10)
+    _, _, table = build(salun={}, finetune={})
+    timed = tables.timings(params(salun={}, finetune={}))
+    expected = {"original": 1, "retrain": 1, "salun": 5, "finetune": math.inf}
+    for method, value in expected.items():
+        where = {"request": "class", "method": method}
+        assert find(table, **where, metric="flops_break_even")["mean"] == value
+        assert find(timed, **where, metric="flops_break_even")["mean"] == value
+        assert find(timed, **where, metric="seconds_break_even")["mean"] == value
+    row = find(table, request="class", method="salun", metric="flops")
+    assert row["mean"] == pytest.approx((2 + 35 / 2) / 10)
+    shown = text.timings(timed)
+    line = "| salun | 19.500 ± 0.000 | 1.95x | 3 | machine A | abc | 2.15.0 | 1.95x | 3.0 | 1.00x | 0.0 | 5 | 5 |"
+    assert line in shown
+    assert "| 0.0 | never | never |" in shown
 
 
 def test_figures_have_the_same_bytes_twice(folder, tmp_path):
