@@ -5,6 +5,7 @@ with no metric and its reason in `status`. `classes.csv`: benchmark, request, ta
 class, accuracy (on the test split). The method's card and hyperparameters go along in `method.json`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pandas as pd
 
 from bench import datasets, forget, store
 from bench.config import Params
+from bench.corruption import Corruption, has_trigger, manipulated
 from bench.errors import BadInput
 from bench.forget import Target
 from bench.jobs import fan_out
 from bench.metrics.accuracy import accuracies, per_class
 from bench.metrics.attacks import attacks
+from bench.metrics.corruption import corruption
 from bench.metrics.judged import Judged
 
 RUN_COLUMNS = ["benchmark", "request", "target", "method", "seed", "status", "metric", "value"]
@@ -28,7 +31,7 @@ def run(params: Params, benchmark: str, method: str) -> str:
     section = params.benchmark(benchmark)
     description = store.read_json(store.predictions_folder(benchmark, method) / "method.json")
     jobs = [
-        (benchmark, method, target, seed)
+        (benchmark, method, target, seed, section.corruption)
         for target in forget.of_benchmark(benchmark, section)
         for seed in section.seeds
         if target.kinds <= set(description["card"]["serves"]) and not section.left_out(method)
@@ -43,8 +46,10 @@ def run(params: Params, benchmark: str, method: str) -> str:
     return f"{len(jobs)} runs, {runs['metric'].nunique()} metrics"
 
 
-def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[dict], list[dict]]:
-    """The rows of one run for both tables.
+def judge(
+    benchmark: str, method: str, target: Target, seed: int, section: Corruption | None = None
+) -> tuple[list[dict], list[dict]]:
+    """The rows of one run for both tables; training samples are judged by the labels that they were trained with.
 
     Raises:
         BadInput: the run is missing or damaged, or was made on other data.
@@ -57,12 +62,14 @@ def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[
     if sidecar["status"] != "ok":
         return [run | {"status": f"failed: {sidecar['reason']}"}], []
     dataset = datasets.load(folder)
-    logits = read_logits(path, dataset)
+    logits = read_logits(path, dataset, has_trigger(section))
+    undone = corruption(logits, dataset, target, section)
+    dataset = replace(dataset, train=replace(dataset.train, labels=manipulated(section, dataset.train.labels).labels))
     judged = Judged.of(logits, dataset, target)
     samples = {f"samples_{way}": sidecar["samples"][way] for way in ("forward", "backward")}
     if "prepared" in sidecar["samples"]:
         samples["round_targets"] = sidecar["samples"]["prepared"]["targets"]
-    metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | samples
+    metrics: dict[str, Any] = accuracies(judged) | attacks(judged) | undone | samples
     per = per_class(logits["test"], dataset.test.labels, dataset.classes)
     return (
         [run | {"status": "ok", "metric": name, "value": value} for name, value in metrics.items()],
@@ -70,15 +77,16 @@ def judge(benchmark: str, method: str, target: Target, seed: int) -> tuple[list[
     )
 
 
-def read_logits(path: Path, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """A run's logits, checked against the data set that they claim to be of.
+def read_logits(path: Path, dataset: datasets.Dataset, triggered: bool = False) -> dict[str, np.ndarray]:
+    """A run's logits, checked against the data set that they claim to be of; with those of triggered test images.
 
     Raises:
         BadInput: a split is missing, has another shape, or holds values that are not finite.
     """
     logits = store.read_tensors(path)
-    for split in store.SPLITS:
-        expected = (len(getattr(dataset, split).labels), dataset.classes)
+    images = {split: len(getattr(dataset, split).labels) for split in store.SPLITS}
+    for split, n in (images | ({"triggered": images["test"]} if triggered else {})).items():
+        expected = (n, dataset.classes)
         if split not in logits or logits[split].shape != expected:
             found = logits[split].shape if split in logits else "nothing"
             raise BadInput(f"{path}: {split} must have the shape {expected}, and has {found}")

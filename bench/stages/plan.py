@@ -35,7 +35,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
         of_run = {key: value for key, value in whole.items() if key not in OF_METHODS}
         parameters = {
             "data": {key: whole[key] for key in ("dataset", "validation")},
-            "train": {key: whole[key] for key in ("architecture", "training", "seeds")},
+            "train": {key: whole[key] for key in ("architecture", "training", "corruption", "seeds")},
             "memorize": of_run,
         }
         parameters |= dict.fromkeys(("leaderboard", "timings", "figures"), whole | {"methods": entries})
