@@ -229,9 +229,9 @@ class Benchmark(Section):
     def _within_the_data_set(cls, corruption: Corruption | None, info: Any) -> Corruption | None:
         data = info.data.get("dataset")
         count = None if data is None else DATASETS[data.name].classes
-        if corruption is not None and count is not None:
-            if wrong := [c for c in classes_of(corruption) if c >= count]:
-                raise ValueError(f"class {wrong[0]} is not in {data.name}, whose classes are 0 to {count - 1}")
+        named = () if corruption is None or count is None else classes_of(corruption)
+        if wrong := [c for c in named if c >= count]:
+            raise ValueError(f"class {wrong[0]} is not in {data.name}, whose classes are 0 to {count - 1}")
         return corruption
 
     @field_validator("requests")

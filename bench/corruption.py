@@ -10,9 +10,9 @@ by. Every draw depends on the section's kind and the labels alone, so benchmarks
     confusion    two classes exchange labels: the interclass-confusion test of Goel et al. (arXiv:2201.06640)
 
 Of the manipulated images a request may know only some (Goel et al., Corrective machine unlearning, arXiv:2402.14015).
-That paper's code draws images of the target class too, whose labels then stay true, takes the first ones of two confused
-classes, and sets the square after images were cropped and flipped; here all labels change, all is drawn, and the square
-is part of the stored image, which augmentation moves.
+That paper's code draws images of the target class too, whose labels then stay true, takes the first images of two
+confused classes, and sets the square after an image was cropped and flipped; here all labels change, all images are
+drawn, and the square is part of the stored image, which augmentation moves.
 """
 
 from typing import Annotated, Literal, NamedTuple

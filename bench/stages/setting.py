@@ -31,9 +31,7 @@ def samples(folder: Path, benchmark: Benchmark) -> dict[str, Samples]:
 
 
 @cache
-def _samples(
-    folder: Path, network: Network, precision: Precision, corruption: Corruption | None
-) -> dict[str, Samples]:
+def _samples(folder: Path, network: Network, precision: Precision, corruption: Corruption | None) -> dict[str, Samples]:
     dataset, to = datasets.load(folder), device()
     splits = {split: getattr(dataset, split) for split in store.SPLITS} | corrupted(dataset, corruption)
     mean, std = (torch.from_numpy(values).to(to) for values in (dataset.mean, dataset.std))
