@@ -1,6 +1,11 @@
 """What a manipulation does to a training set, against counts and images written out by hand."""
 
 import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ from bench.metrics.corruption import confusion, corruption, poison
 from bench.stages import setting
 from bench.stages.attack import read_logits
 
+ROOT = Path(__file__).resolve().parent.parent
 DRAW = np.random.default_rng(0)
 LABELS = DRAW.integers(0, 5, 300)
 IMAGES = DRAW.integers(0, 256, (300, 3, 6, 7), dtype=np.uint8)
@@ -247,3 +253,60 @@ def test_a_run_without_triggered_predictions_is_refused(tmp_path):
     assert read_logits(path, clean).keys() == logits.keys()
     with pytest.raises(BadInput, match=r"triggered must have the shape \(60, 5\), and has nothing"):
         read_logits(path, clean, triggered=True)
+
+
+STAGES = """
+import json, numpy as np
+from bench import config, forget, prepare, store
+from bench.stages import attack, train, unlearn
+
+params = config.load()
+for name, section in params.benchmarks.items():
+    prepare.build(name, section, store.dataset_folder(name))
+    train.train_original(params, name, 0)
+    targets = forget.of_benchmark(name, section)
+    for method in params.methods:
+        unlearn.one_job(params, name, method, [[target] for target in targets], 0)
+        for target in targets:
+            rows, _ = attack.judge(name, method, target, 0, section.corruption)
+            values = {row["metric"]: float(row["value"]) for row in rows}
+            print(json.dumps([target.name, method, {k: v for k, v in values.items() if np.isfinite(v)}]))
+"""
+SMALL = """
+run: [poisoned, confused]
+benchmarks:
+  poisoned: &recipe
+    dataset: digits
+    validation: 0.1
+    architecture: resnet-tiny
+    training: {epochs: 6, batch_size: 48, lr: 0.1, schedule: one-cycle}
+    corruption: {kind: badnets, size: 130, target: 0, patch: 2}
+    requests: {all: {kind: poison}, half: {kind: poison, discovered: 0.5}, others: {kind: random, fraction: 0.1}}
+    seeds: [0]
+  confused:
+    <<: *recipe
+    corruption: {kind: confusion, size: 130, classes: [3, 8]}
+    requests: {swapped: {kind: confusion}}
+methods: {original: {}, retrain: {}}
+"""
+
+
+def test_the_original_has_the_backdoor_and_a_retrain_without_all_of_the_poison_has_not(tmp_path):
+    (tmp_path / "params.yaml").write_text(SMALL)
+    done = subprocess.run(
+        [sys.executable, "-c", STAGES],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {(target, method): values for target, method, values in map(json.loads, done.stdout.splitlines())}
+    for target in ("all", "half", "others"):
+        assert found[target, "original"]["poison_success"] > 0.9
+        assert found[target, "original"]["TA"] > 0.9  # and nobody sees it on clean images
+    assert found["all", "retrain"]["poison_success"] < 0.1
+    assert found["all", "retrain"]["poison_accuracy"] > 0.8
+    assert found["half", "retrain"]["poison_success"] > 0.8  # what is hidden suffices
+    assert found["swapped", "original"]["confusion_error"] > 0.2
+    assert found["swapped", "retrain"]["confusion_error"] < 0.1

@@ -18,6 +18,9 @@ HEADLINE = {  # metric -> column title, in the order of the tables
     "ACC_f": "ACC_f",
     "mia_kodge": "MIA (Kodge)",
     "mia_loss_auc": "MIA loss AUC",
+    "poison_success": "Attack success",
+    "confusion_error": "Confused",
+    "corruption_hidden": "Hidden fit",
     "samples": "Passes / retrain",
 }
 MEANING = {
@@ -31,6 +34,9 @@ MEANING = {
     "ACC_f": "test accuracy on the forgotten class",
     "mia_kodge": "share of the forgotten class's test samples that an SVC fitted on retain against forget calls so",
     "mia_loss_auc": "cross-fitted logistic regression of the loss, forget set against unseen samples of its classes",
+    "poison_success": "share of test images of other classes that the trigger turns into the poison's target class",
+    "confusion_error": "share of the two confused classes' test samples that is called the other",
+    "corruption_hidden": "share of the manipulated training samples that were not discovered, called their false label",
     "samples": "samples passed forward and backward, relative to retraining",
 }
 
