@@ -227,11 +227,12 @@ class Benchmark(Section):
     @field_validator("corruption")
     @classmethod
     def _within_the_data_set(cls, corruption: Corruption | None, info: Any) -> Corruption | None:
-        data = info.data.get("dataset")
-        count = None if data is None else DATASETS[data.name].classes
-        named = () if corruption is None or count is None else classes_of(corruption)
-        if wrong := [c for c in named if c >= count]:
-            raise ValueError(f"class {wrong[0]} is not in {data.name}, whose classes are 0 to {count - 1}")
+        count = DATASETS[info.data["dataset"].name].classes if "dataset" in info.data else None
+        if corruption is None or count is None:
+            return corruption
+        if wrong := [c for c in classes_of(corruption) if c >= count]:
+            name = info.data["dataset"].name
+            raise ValueError(f"class {wrong[0]} is not in {name}, whose classes are 0 to {count - 1}")
         return corruption
 
     @field_validator("requests")
