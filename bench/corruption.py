@@ -116,7 +116,7 @@ def manipulated(section: Corruption | None, labels: np.ndarray) -> Manipulated:
         case Confusion(classes=(a, b)):
             for own, other in ((a, b), (b, a)):
                 given[some(labels == own, section.size // 2)] = other
-    if lost := sorted(set(labels.tolist()) - set(given.tolist())):
+    if len(lost := np.setdiff1d(labels, labels[given == labels])):
         raise BadInput(f"params.yaml: corruption.size: no image of class {lost[0]} keeps its label; take fewer")
     return Manipulated(np.flatnonzero(given != labels), given)
 
