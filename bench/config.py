@@ -23,6 +23,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from bench.corruption import ANSWERS, CORRUPTIONS, Corruption, classes_of
 from bench.errors import BadInput
 from bench.requests import (
     DATASETS,
@@ -199,6 +200,7 @@ class Benchmark(Section):
     validation: Proportion  # share of the training part held out, stratified by class
     architecture: Annotated[Network, BeforeValidator(_by_name)]
     training: Recipe
+    corruption: Corruption | None = None  # of the training split, wanted by the requests `poison` and `confusion`
     memorization: Memorization | None = None  # wanted by the requests `memorized` and `entangled`, and by RUM
     hyperparameters: Name | None = None  # of methods: those of this other benchmark, where its own are not given
     skip: dict[Name, str] = Field(default_factory=dict)  # methods that are left out here -> why
@@ -228,6 +230,17 @@ class Benchmark(Section):
             raise ValueError(f"{references[0]} cannot be left out; every gap is measured against it")
         return skip
 
+    @field_validator("corruption")
+    @classmethod
+    def _within_the_data_set(cls, corruption: Corruption | None, info: Any) -> Corruption | None:
+        count = DATASETS[info.data["dataset"].name].classes if "dataset" in info.data else None
+        if corruption is None or count is None:
+            return corruption
+        if wrong := [c for c in classes_of(corruption) if c >= count]:
+            name = info.data["dataset"].name
+            raise ValueError(f"class {wrong[0]} is not in {name}, whose classes are 0 to {count - 1}")
+        return corruption
+
     @field_validator("requests")
     @classmethod
     def _targets(cls, requests: dict[str, Any], info: Any) -> dict[str, Any]:
@@ -239,6 +252,11 @@ class Benchmark(Section):
                     wrong += [f"{key}.{line}" for line in not_in(data.name, section)]
                 if section.kind in {"memorized", "entangled"} and info.data.get("memorization", "wrong") is None:
                     wrong.append(f"{key}.kind: {section.kind} needs the benchmark's `memorization: {{models: ...}}`")
+                if section.kind in ANSWERS and "corruption" in info.data:
+                    corruption, answers = info.data["corruption"], ANSWERS[section.kind]
+                    if corruption is None or corruption.kind not in answers:
+                        needed = f"`corruption: {{kind: {' or '.join(answers)}, ...}}`"
+                        wrong.append(f"{key}.kind: {section.kind} needs the benchmark's {needed}")
         names = [n for name, request in requests.items() for n in {*target_names(name, request), *rows(name, request)}]
         names += ["prepared"]  # the folder of what targets share
         repeated = sorted({n for n in names if names.count(n) > 1})
@@ -398,6 +416,8 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
             reason = unknown(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]), str(loc[-1]))
         elif item["type"].startswith("union_tag"):  # a request's kind; a step is no sequence itself
             kinds = [kind for kind in REQUESTS if kind != "sequential" or "steps" not in loc]
+            if "requests" not in loc:
+                kinds = list(CORRUPTIONS)
             loc, tag = (*loc, "kind"), item["ctx"].get("tag")
             reason = unknown(tag, kinds, "kind") if tag else f"field required; there are: {', '.join(kinds)}"
         else:
@@ -410,7 +430,8 @@ def explain(error: ValidationError, section_at: Callable[[tuple[int | str, ...]]
     return lines
 
 
-_TAG = rf"(requests\.[^.]+|steps\.\d+)\.(?:{'|'.join(REQUESTS)})(?=\.|$)"  # pydantic's path names a request's kind
+_KINDS = "|".join(REQUESTS | CORRUPTIONS)
+_TAG = rf"(requests\.[^.]+|steps\.\d+|corruption)\.(?:{_KINDS})(?=\.|$)"  # pydantic's path names a section's kind
 
 
 def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
@@ -421,6 +442,8 @@ def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
             return Recipe
         case ("benchmarks", _, "memorization"):
             return Memorization
+        case ("benchmarks", _, "corruption", str(kind)) if kind in CORRUPTIONS:
+            return CORRUPTIONS[kind]
         case ("benchmarks", _, "dataset"):
             return Data
         case ("benchmarks", _, "architecture"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import datasets, requests, store
+from bench import corruption, datasets, requests, store
 from bench.config import PARAMS, Benchmark
 from bench.errors import BadInput
 from bench.requests import Level
@@ -58,7 +58,7 @@ def targets(
     Args:
         name: the benchmark's name, from which random requests draw.
         benchmark: its section of params.yaml.
-        labels: labels of the training split, int64 [n].
+        labels: true labels of the training split, int64 [n]; requests go by those that its `corruption` gives.
         sublabels: subclasses of the training split, int64 [n].
         scores: measures of each training sample by name, float [n]: memorization, its proxies, and
             'distance', of the embedding to the centre of all.
@@ -67,13 +67,14 @@ def targets(
         BadInput: a request comes to nothing, to everything, or asks for more than there is.
     """
     found: list[Target] = []
+    manipulated, labels = corruption.manipulated(benchmark.corruption, labels)
     for request, section in benchmark.requests.items():
         where = f"{PARAMS}: benchmarks.{name}.requests."
         names = requests.target_names(request, section)
         parts = [
             part
             for k, (key, step) in enumerate(requests.steps(request, section).items())
-            for part in _parts(step, where + key, (name, request, k), labels, sublabels, scores or {})
+            for part in _parts(step, where + key, (name, request, k), labels, sublabels, scores or {}, manipulated)
         ]
         made = [
             Target(request, target, kinds, classes, indices, subclasses)
@@ -112,6 +113,7 @@ def _parts(
     labels: np.ndarray,
     sublabels: np.ndarray | None,
     scores: Mapping[str, np.ndarray],
+    manipulated: np.ndarray,
 ) -> Iterator[Part]:
     """What each target of a request that is no sequence forgets."""
     kinds = requests.kinds(section)
@@ -131,6 +133,8 @@ def _parts(
             size = round(section.fraction * len(labels))
             draw = numpy_generator(*key, "forget set")
             yield kinds, (), (), np.sort(draw.choice(len(labels), size, replace=False))
+        case requests.PoisonRequest() | requests.ConfusionRequest():
+            yield kinds, (), (), corruption.discovered(manipulated, section.discovered)
         case requests.MemorizedRequest() | requests.EntangledRequest():
             least = 2 if section.kind == "memorized" else 6  # of fewer groups medium and high would be the same
             if least * section.size > len(labels):

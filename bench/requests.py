@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-Kind = Literal["class", "classes", "random", "subclass", "memorized", "entangled"]
+Kind = Literal["class", "classes", "random", "subclass", "memorized", "entangled", "poison", "confusion"]
 Level = Literal["low", "medium", "high", "mixed"]
 Score = Literal["memorization", "confidence", "holdout", "curvature"]
 HIGH_IS_MEMORIZED = {"memorization": True, "confidence": False, "holdout": True, "curvature": True}
@@ -50,6 +50,7 @@ def no_duplicates(values: list[Any]) -> list[Any]:
 
 Name = Annotated[str, AfterValidator(_name)]
 Proportion = Annotated[float, Field(gt=0, lt=1)]
+Discovered = Annotated[float, Field(gt=0, le=1)]  # share of the manipulated samples that is known
 ClassIndex = Annotated[int, Field(ge=0)]
 Classes = Annotated[list[ClassIndex], Field(min_length=1), AfterValidator(no_duplicates)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(no_duplicates)]
@@ -112,8 +113,29 @@ class EntangledRequest(Section):
     size: Annotated[int, Field(ge=1)]
 
 
+class PoisonRequest(Section):
+    """Forget what is known of a poisoned training set (`bench.corruption`); the rest of the poison stays."""
+
+    kind: Literal["poison"]
+    discovered: Discovered = 1.0
+
+
+class ConfusionRequest(Section):
+    """Forget what is known of the images whose two classes were confused (`bench.corruption`); the rest stays."""
+
+    kind: Literal["confusion"]
+    discovered: Discovered = 1.0
+
+
 Single = Annotated[
-    ClassRequest | ClassesRequest | SubclassRequest | RandomRequest | MemorizedRequest | EntangledRequest,
+    ClassRequest
+    | ClassesRequest
+    | SubclassRequest
+    | RandomRequest
+    | MemorizedRequest
+    | EntangledRequest
+    | PoisonRequest
+    | ConfusionRequest,
     Field(discriminator="kind"),
 ]
 
@@ -207,5 +229,7 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "random": RandomRequest,
     "memorized": MemorizedRequest,
     "entangled": EntangledRequest,
+    "poison": PoisonRequest,
+    "confusion": ConfusionRequest,
     "sequential": SequentialRequest,
 }

@@ -29,6 +29,7 @@ methods:
 """
 
 RANDOM = "random: {kind: random, fraction: 0.1}"
+POISON = "    corruption: {{kind: badnets, size: 3, {}}}"
 MISTAKES = {
     "method": ("  salun: {", "  salum: {", ["methods", "unknown method 'salum'", "did you mean 'salun'?"]),
     "dataset": ("dataset: digits", "dataset: digit", ["benchmarks.digits-resnet.dataset", "did you mean 'digits'?"]),
@@ -92,7 +93,7 @@ MISTAKES = {
     "request": (
         "kind: random",
         "kind: some",
-        ["requests.random.kind", "unknown kind 'some'", "class, classes, entangled"],
+        ["requests.random.kind", "unknown kind 'some'", "class, classes, confusion, entangled"],
     ),
     "request of no kind": ("kind: random, ", "", ["requests.random.kind: field required", "random, memorized"]),
     "seeds": ("seeds: [0, 1]", "seeds: [1, 1]", ["benchmarks.digits-resnet.seeds", "duplicates: 1"]),
@@ -161,7 +162,7 @@ MISTAKES = {
         "s: {kind: sequential, steps: [{kind: sequential, steps: []}]}",
         [
             "requests.s.steps.0.kind: unknown kind 'sequential'",
-            "class, classes, entangled, memorized, random, subclass",
+            "class, classes, confusion, entangled, memorized, poison, random, subclass",
         ],
     ),
     "key of a sequence": (
@@ -173,6 +174,42 @@ MISTAKES = {
         "    seeds",
         "    memorization: {models: 2, model: 1}\n    seeds",
         ["memorization.model: unknown key", "did you mean 'models'?"],
+    ),
+    "poison of nothing": (
+        RANDOM,
+        "p: {kind: poison, discovered: 0.5}",
+        ["requests: p.kind: poison needs the benchmark's `corruption: {kind: badnets or blended or label-noise, ...}`"],
+    ),
+    "confusion of a poison": (
+        RANDOM,
+        f"p: {{kind: confusion}}\n{POISON.format('target: 1')}",
+        ["requests: p.kind: confusion needs the benchmark's `corruption: {kind: confusion, ...}`"],
+    ),
+    "discovered": (RANDOM, "p: {kind: poison, discovered: 1.1}", ["requests.p.discovered", "less than or equal to 1"]),
+    "target of a poison": (
+        "    seeds:",
+        f"{POISON.format('target: 10')}\n    seeds:",
+        ["benchmarks.digits-resnet.corruption: class 10 is not in digits, whose classes are 0 to 9"],
+    ),
+    "key of a corruption": (
+        "    seeds:",
+        f"{POISON.format('target: 1, patches: 2')}\n    seeds:",
+        ["benchmarks.digits-resnet.corruption.patches: unknown key", "did you mean 'patch'?"],
+    ),
+    "corruption": (
+        "    seeds:",
+        "    corruption: {kind: badnet, size: 3}\n    seeds:",
+        ["benchmarks.digits-resnet.corruption.kind: unknown kind 'badnet'; did you mean 'badnets'?"],
+    ),
+    "confused with itself": (
+        "    seeds:",
+        "    corruption: {kind: confusion, size: 4, classes: [3, 3]}\n    seeds:",
+        ["benchmarks.digits-resnet.corruption.classes: duplicates: 3"],
+    ),
+    "odd number of the confused": (
+        "    seeds:",
+        "    corruption: {kind: confusion, size: 5, classes: [3, 8]}\n    seeds:",
+        ["benchmarks.digits-resnet.corruption.size", "multiple of 2"],
     ),
     "no steps": (RANDOM, "s: {kind: sequential, steps: []}", ["requests.s.steps", "at least 1"]),
     "models": (

@@ -306,7 +306,8 @@ def test_jobs_see_images_so_normalised(folder, tmp_path):
     store.write_tensors(data / "samples.safetensors", tensors)
 
     def train_samples(network: Network) -> Any:
-        benchmark: Any = SimpleNamespace(architecture=network, training=SimpleNamespace(precision="float32"))
+        training = SimpleNamespace(precision="float32")
+        benchmark: Any = SimpleNamespace(architecture=network, training=training, corruption=None)
         return setting.samples(data, benchmark)["train"]
 
     plain = train_samples(Network(name="torchvision/vgg11_bn")).input(torch.tensor([0]))

@@ -47,16 +47,6 @@ def confusion_distances(run: Judged, retrain: Judged) -> dict[str, float]:
     }
 
 
-def interclass(matrix: np.ndarray, classes: list[int]) -> float:
-    """Share of the samples of `classes` that is taken for another of them, in [0, 1].
-
-    Goel et al.'s interclass confusion (arXiv:2201.06640; there the number, not the share), after labels
-    were exchanged between these classes and the exchanged samples forgotten. Target: retrain's value.
-    """
-    among = matrix[np.ix_(classes, classes)]
-    return float((among.sum() - np.trace(among)) / matrix[classes].sum())
-
-
 def moves(original: Part, run: Part, retrain: Part) -> pd.DataFrame:
     """To which classes the samples move: a row a true and a predicted class that occur together in any of the three.
 

@@ -21,6 +21,9 @@ HEADLINE = {  # metric -> column title, in the order of the tables
     "mia_loss_auc": "MIA loss AUC",
     "ulira_auc": "U-LiRA AUC",
     "js_forget": "JS to retrain",
+    "poison_success": "Attack success",
+    "confusion_error": "Confused",
+    "corruption_hidden": "Hidden fit",
     "samples": "Passes / retrain",
 }
 MEANING = {
@@ -36,6 +39,9 @@ MEANING = {
     "mia_loss_auc": "cross-fitted logistic regression of the loss, forget set against unseen samples of its classes",
     "ulira_auc": "likelihood-ratio attack by sample: unlearned against retrained; the row of retrain needs six seeds",
     "js_forget": "Jensen-Shannon divergence on the forget set to retrains of other seeds, in percent of a nat",
+    "poison_success": "share of test images of other classes that the trigger turns into the poison's target class",
+    "confusion_error": "share of the two confused classes' test samples that is called the other",
+    "corruption_hidden": "share of the manipulated training samples that were not discovered, called their false label",
     "samples": "samples passed forward and backward, relative to retraining",
 }
 

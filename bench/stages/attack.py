@@ -14,7 +14,7 @@ unlearning seed.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ import pandas as pd
 
 from bench import datasets, forget, store
 from bench.config import Params
+from bench.corruption import Corruption, has_trigger, manipulated
 from bench.errors import BadInput
 from bench.forget import Target
 from bench.jobs import fan_out
 from bench.metrics import battery
 from bench.metrics.accuracy import per_class
 from bench.metrics.confusion import SETS, confusion
+from bench.metrics.corruption import corruption
 from bench.metrics.cost import costs
 from bench.metrics.judged import Judged, Part
 from bench.metrics.roc import Estimates
@@ -53,8 +55,9 @@ def run(params: Params, benchmark: str, method: str) -> str:
     places = [(target, seed, draw) for target in targets for seed in section.seeds for draw in section.unlearning_seeds]
     together = [(target, draw) for target in targets for draw in section.unlearning_seeds]
     label, judging = f"attack {benchmark} {method}", section.judging_seeds
-    judged = fan_out(judge, [(benchmark, method, *place, seeds, judging) for place in places], label)
-    found = fan_out(judge_together, [(benchmark, method, *place, seeds) for place in together], label)
+    made = seeds, section.corruption
+    judged = fan_out(judge, [(benchmark, method, *place, *made, judging) for place in places], label)
+    found = fan_out(judge_together, [(benchmark, method, *place, *made) for place in together], label)
     banks = {(target.name, draw): bank for (target, draw), bank in zip(together, found, strict=True)}
     runs: Rows = []
     every: list[tuple[Target, int | None, Estimates]] = []
@@ -123,12 +126,14 @@ def judge(
     seed: int,
     unlearning_seed: int,
     seeds: dict[str, list[int]],
+    section: Corruption | None = None,
     judging_seeds: Sequence[int] = (0,),
 ) -> Found:
     """One run, compared with retrains of other training seeds and the original of its own.
 
     Args:
         seeds: training seeds of which there are runs, of the method and of `SIDES`.
+        section: how the training set was manipulated; its samples are judged by the labels that they were trained with.
 
     Raises:
         BadInput: a run is missing or damaged, or was made on other data.
@@ -136,7 +141,7 @@ def judge(
     sidecar = read_sidecar(benchmark, method, target, seed, unlearning_seed)
     if sidecar["status"] != "ok":
         return Found(failed=sidecar["reason"])
-    dataset = datasets.load(store.dataset_folder(benchmark))
+    dataset = trained_on(benchmark, section)
 
     def loaded(name: str, of: int) -> Judged:
         return load(benchmark, name, target, of, unlearning_seed, dataset)
@@ -153,6 +158,12 @@ def judge(
         [loaded("retrain", s) for s in references],
         first,
     )
+    if section is not None:
+        logits = read_logits(
+            store.run_file(benchmark, method, target.name, seed, unlearning_seed), dataset, has_trigger(section)
+        )
+        honest = datasets.load(store.dataset_folder(benchmark))
+        estimates |= Estimates(corruption(logits, honest, target, section))
     about = keys(benchmark, target, method, seed, unlearning_seed)
     test = Part.together(run.forget_test, run.retain_test)
     per = per_class(test.logits, test.labels, dataset.classes)
@@ -170,10 +181,15 @@ def judge(
 
 
 def judge_together(
-    benchmark: str, method: str, target: Target, unlearning_seed: int, seeds: dict[str, list[int]]
+    benchmark: str,
+    method: str,
+    target: Target,
+    unlearning_seed: int,
+    seeds: dict[str, list[int]],
+    section: Corruption | None = None,
 ) -> Together:
     """All training seeds of a target and unlearning seed: the shadow bank. `BadInput` as in `judge`."""
-    dataset = datasets.load(store.dataset_folder(benchmark))
+    dataset = trained_on(benchmark, section)
     bank = {
         name: {
             s: load(benchmark, name, target, s, unlearning_seed, dataset)
@@ -250,6 +266,12 @@ def succeeded(benchmark: str, method: str, target: Target, seeds: list[int], unl
     return [s for s in seeds if read_sidecar(benchmark, method, target, s, unlearning_seed)["status"] == "ok"]
 
 
+def trained_on(benchmark: str, section: Corruption | None) -> datasets.Dataset:
+    """The data set under the labels that networks were trained with."""
+    dataset = datasets.load(store.dataset_folder(benchmark))
+    return replace(dataset, train=replace(dataset.train, labels=manipulated(section, dataset.train.labels).labels))
+
+
 def load(
     benchmark: str, method: str, target: Target, seed: int, unlearning_seed: int, dataset: datasets.Dataset
 ) -> Judged:
@@ -257,15 +279,16 @@ def load(
     return Judged.of(read_logits(path, dataset), dataset, target)
 
 
-def read_logits(path: Path, dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """A run's logits, checked against the data set that they claim to be of.
+def read_logits(path: Path, dataset: datasets.Dataset, triggered: bool = False) -> dict[str, np.ndarray]:
+    """A run's logits, checked against the data set that they claim to be of; with those of triggered test images.
 
     Raises:
         BadInput: a split is missing, has another shape, or holds values that are not finite.
     """
     logits = store.read_tensors(path)
-    for split in store.SPLITS:
-        expected = (len(getattr(dataset, split).labels), dataset.classes)
+    images = {split: len(getattr(dataset, split).labels) for split in store.SPLITS}
+    for split, n in (images | ({"triggered": images["test"]} if triggered else {})).items():
+        expected = (n, dataset.classes)
         if split not in logits or logits[split].shape != expected:
             found = logits[split].shape if split in logits else "nothing"
             raise BadInput(f"{path}: {split} must have the shape {expected}, and has {found}")

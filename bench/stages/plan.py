@@ -36,7 +36,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
         of_unlearn = {key: value for key, value in of_attack.items() if key != "judging_seeds"}
         parameters = {
             "data": {key: whole[key] for key in ("dataset", "validation")},
-            "train": {key: whole[key] for key in ("architecture", "training", "seeds")},
+            "train": {key: whole[key] for key in ("architecture", "training", "corruption", "seeds")},
             "memorize": {key: value for key, value in of_unlearn.items() if key != "unlearning_seeds"},
         }
         parameters |= dict.fromkeys(("leaderboard", "timings", "figures"), whole | {"methods": entries})

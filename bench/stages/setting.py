@@ -1,6 +1,7 @@
 """What a job needs to start from: samples on the device, the network's builder, an original's weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from bench import datasets, models, store, weights
 from bench.config import Augmentation, Benchmark, Network, Precision
+from bench.corruption import BadNets, Blended, Corruption, manipulated, triggered
+from bench.datasets import Dataset, Split
 from bench.errors import BadInput
 from bench.seeds import Key, derive
 from bench.training import Order, Samples, View, device, predict, shuffled
@@ -21,29 +24,43 @@ def samples(folder: Path, benchmark: Benchmark) -> dict[str, Samples]:
     """The splits of a prepared data set, read once a process: on the device where they fit, else mapped from disk.
 
     They are normalised as the benchmark's pretrained weights want it, else by the training images' own mean and std;
-    networks train on them in its recipe's precision.
+    networks train on them in its recipe's precision. The training split is as its `corruption` leaves it; if that has
+    a trigger, 'triggered' is the test split with it on every image, under the true labels.
     """
-    return _samples(folder, benchmark.architecture, benchmark.training.precision)
+    return _samples(folder, benchmark.architecture, benchmark.training.precision, benchmark.corruption)
 
 
 @cache
-def _samples(folder: Path, network: Network, precision: Precision) -> dict[str, Samples]:
+def _samples(folder: Path, network: Network, precision: Precision, corruption: Corruption | None) -> dict[str, Samples]:
     dataset, to = datasets.load(folder), device()
+    splits = {split: getattr(dataset, split) for split in store.SPLITS} | corrupted(dataset, corruption)
     mean, std = (torch.from_numpy(values).to(to) for values in (dataset.mean, dataset.std))
     if published := weights.normalisation(network):
         mean, std = (torch.tensor(values, device=to).expand(len(dataset.mean)) for values in published)
-    size = sum(getattr(dataset, split).images.nbytes for split in store.SPLITS)
+    size = sum(part.images.nbytes for part in splits.values())
     stays = to.type == "cuda" and size > RESIDENT * torch.cuda.get_device_properties(to).total_memory
     return {
         split: Samples(
-            torch.from_numpy(getattr(dataset, split).images).to("cpu" if stays else to),
-            torch.from_numpy(getattr(dataset, split).labels).to(to),
+            torch.from_numpy(part.images).to("cpu" if stays else to),
+            torch.from_numpy(part.labels).to(to),
             mean,
             std,
             precision=precision,
         )
-        for split in store.SPLITS
+        for split, part in splits.items()
     }
+
+
+def corrupted(dataset: Dataset, section: Corruption | None) -> dict[str, Split]:
+    """The splits that a corruption changes, or adds; triggers go into the data set's own training images."""
+    if section is None:
+        return {}
+    rows, labels = manipulated(section, dataset.train.labels)
+    changed = {"train": replace(dataset.train, labels=labels)}
+    if isinstance(section, BadNets | Blended):
+        dataset.train.images[rows] = triggered(section, dataset.train.images[rows])  # pages that this process mapped
+        changed["triggered"] = replace(dataset.test, images=triggered(section, dataset.test.images))
+    return changed
 
 
 @cache
@@ -109,8 +126,8 @@ def load_original(name: str, benchmark: Benchmark, seed: int, train: Samples) ->
 
 
 def all_logits(model: nn.Module, splits: dict[str, Samples]) -> dict[str, Tensor]:
-    """Logits of train, validation and test, [n, classes] each."""
-    return {split: predict(model, everything(splits[split])) for split in store.SPLITS}
+    """Logits of every split, [n, classes] each."""
+    return {split: predict(model, everything(samples)) for split, samples in splits.items()}
 
 
 def to_numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -19,7 +19,6 @@ from bench.metrics.confusion import (
     confusion_distances,
     destinations,
     distance,
-    interclass,
     moves,
 )
 from bench.metrics.distances import (
@@ -340,15 +339,6 @@ def test_confusion_does_not_depend_on_the_order_of_samples_nor_its_distance_on_t
     np.testing.assert_array_equal(confusion(a[samples]), confusion(a))
     renamed = [Part(part.logits[:, classes], classes.argsort()[part.labels]) for part in (a, b)]
     assert distance(*map(confusion, renamed)) == distance(confusion(a), confusion(b))
-
-
-def test_interclass_confusion_by_a_loop():
-    part = judged(1).retain_train
-    predicted = part.logits.argmax(axis=1)
-    chosen = [(y, k) for y, k in zip(part.labels, predicted, strict=True) if y in (0, 3)]
-    expected = sum(y != k and k in (0, 3) for y, k in chosen) / len(chosen)
-    assert 0 < expected < 1
-    assert interclass(confusion(part), [0, 3]) == pytest.approx(expected)
 
 
 def test_moves_tells_where_each_network_sends_a_class():
