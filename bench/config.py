@@ -107,6 +107,20 @@ class Memorization(Section):
     training: Recipe | None = None  # by default the benchmark's
 
 
+class Probe(Section):
+    """What is read from weights: of which seeds unlearned networks are kept, and how they are trained to relearn.
+
+    Relearning is as the benchmark's training, but for a constant learning rate and these steps.
+    """
+
+    seeds: Seeds  # of the benchmark's, whose networks are kept
+    lr: Annotated[float, Field(gt=0)]
+    steps: Annotated[int, Field(ge=1)] = 50
+    every: Annotated[int, Field(ge=1)] = 5  # steps between two points of a curve
+    shots: Annotated[int, Field(ge=1)] = 5  # of each class, in few-shot recovery
+    share: Annotated[float, Field(gt=0, le=1)] = 0.95  # of the original's accuracy, from which on D_f is relearned
+
+
 def _hash(value: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{8,64}", value):
         raise ValueError("the first 8 to 64 hexadecimal digits of the file's SHA-256")
@@ -200,6 +214,7 @@ class Benchmark(Section):
     skip: dict[Name, str] = Field(default_factory=dict)  # methods that are left out here -> why
     requests: Annotated[dict[Name, Request], Field(min_length=1)]
     seeds: Seeds
+    probe: Probe | None = None
 
     @property
     def oracle(self) -> bool:
@@ -208,6 +223,11 @@ class Benchmark(Section):
         if pretrained is None or pretrained.on == "other":
             return True
         return DATASETS[pretrained.on].images != DATASETS[self.dataset.name].images
+
+    @property
+    def probed_seeds(self) -> list[int]:
+        """Whose unlearned networks are kept."""
+        return self.probe.seeds if self.probe else []
 
     def left_out(self, method: str) -> str:
         """Why a method has no runs here; empty where it has."""
@@ -221,6 +241,13 @@ class Benchmark(Section):
         if references := sorted({"original", "retrain"} & skip.keys()):
             raise ValueError(f"{references[0]} cannot be left out; every gap is measured against it")
         return skip
+
+    @field_validator("probe")
+    @classmethod
+    def _of_its_seeds(cls, probe: Probe | None, info: Any) -> Probe | None:
+        if probe is not None and (others := sorted(set(probe.seeds) - set(info.data.get("seeds", probe.seeds)))):
+            raise ValueError(f"seeds: {others[0]} is not among the benchmark's seeds, of which some are probed")
+        return probe
 
     @field_validator("requests")
     @classmethod
@@ -415,6 +442,8 @@ def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
             return Recipe
         case ("benchmarks", _, "memorization"):
             return Memorization
+        case ("benchmarks", _, "probe"):
+            return Probe
         case ("benchmarks", _, "dataset"):
             return Data
         case ("benchmarks", _, "architecture"):

@@ -7,8 +7,11 @@
     data/predictions/BENCHMARK/METHOD/           method.json: the card and the hyperparameters
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar;
                                                  seed-S.artifacts.safetensors: tensors kept for analysis
+    data/networks/BENCHMARK/METHOD/              TARGET/seed-S.safetensors: weights of networks that are probed;
+                                                 index.json: which, and their hashes
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, method.json
+    data/probes/BENCHMARK/METHOD/                probes.csv (metrics that need weights), curves.csv, layers.csv
     data/unfinished/STAGE/...                    what a stage that is not finished has made so far
     reports/BENCHMARK/                           leaderboard.csv and .md, metrics.json, timings.csv and .md, figures/
 
@@ -87,12 +90,26 @@ def artifacts_file(benchmark: str, method: str, target: str, seed: int) -> Path:
     return predictions_folder(benchmark, method) / target / f"seed-{seed}.artifacts.safetensors"
 
 
+def networks_index(benchmark: str, method: str) -> Path:
+    """Of each run whose network was to be kept its target, seed and SHA-256, none where it failed."""
+    return DATA / "networks" / benchmark / method / "index.json"
+
+
+def network_file(benchmark: str, method: str, target: str, seed: int) -> Path:
+    """Weights of an unlearned network, of the seeds that the benchmark's `probe` names."""
+    return DATA / "networks" / benchmark / method / target / f"seed-{seed}.safetensors"
+
+
 def cost_file(benchmark: str, method: str) -> Path:
     return DATA / "costs" / benchmark / f"{method}.json"
 
 
 def table_folder(benchmark: str, method: str) -> Path:
     return DATA / "tables" / benchmark / method
+
+
+def probe_folder(benchmark: str, method: str) -> Path:
+    return DATA / "probes" / benchmark / method
 
 
 def report_folder(benchmark: str) -> Path:

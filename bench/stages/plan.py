@@ -32,7 +32,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
     for name in params.run:
         section = params.benchmark(name)
         whole = section.model_dump(mode="json")
-        of_run = {key: value for key, value in whole.items() if key not in OF_METHODS}
+        of_run = {key: value for key, value in whole.items() if key not in OF_METHODS | {"probe"}}
         parameters = {
             "data": {key: whole[key] for key in ("dataset", "validation")},
             "train": {key: whole[key] for key in ("architecture", "training", "seeds")},
@@ -43,8 +43,8 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield store.plan_file(stage, name), {"code": code(stage), "parameters": values}
         for entry in entries:
             left_out = {"left_out": section.left_out(entry)}
-            made_of = {"method": methods.consists_of(params, entry, name)}
-            for stage, more in {"unlearn": made_of, "attack": {}}.items():
+            made_of = {"method": methods.consists_of(params, entry, name), "kept": section.probed_seeds}
+            for stage, more in {"unlearn": made_of, "attack": {}, "probe": {"probe": whole["probe"]}}.items():
                 values = of_run | left_out | more
                 yield store.plan_file(stage, name, entry), {"code": code(stage), "parameters": values}
     every = {name: params.benchmark(name).model_dump(mode="json") for name in params.run}

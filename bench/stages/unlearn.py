@@ -54,12 +54,24 @@ def run(params: Params, benchmark: str, method: str) -> str:
             {"file": f"methods/{file}.py", "card": card, "hyperparameters": made_of["hyperparameters"]},
         )
         store.write_json(store.cost_file(benchmark, method), {"stamp": stamp, "runs": records})
+        store.write_json(store.networks_index(benchmark, method), kept_networks(params, benchmark, method, records))
     failed = [r for r in records if r["status"] == "failed"]
     line = f"{len(records) - len(failed)} of {len(records)} runs"
     if failed:
         first = failed[0]
         line += f"; {len(failed)} failed, first {first['target']} seed {first['seed']}: {first['reason']}"
     return line
+
+
+def kept_networks(params: Params, name: str, method: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run whose network the benchmark probes: target, seed, and the file's SHA-256, none if the run failed."""
+    found = []
+    for record in records:
+        target, seed = record["target"], record["seed"]
+        if seed in params.benchmark(name).probed_seeds:
+            digest = store.sha256(store.network_file(name, method, target, seed)) if record["status"] == "ok" else None
+            found.append({"target": target, "seed": seed, "sha256": digest})
+    return found
 
 
 Job = tuple[Params, str, str, list[list[Target]], int]  # params, benchmark, method, chains of targets, seed
@@ -87,7 +99,9 @@ def resumable(jobs: list[Job], made_of: dict[str, Any]) -> list[resume.Job]:
         for target in itertools.chain.from_iterable(chains):
             path = store.run_file(name, method, target.name, seed)
             files += [path, path.with_suffix(".json"), store.artifacts_file(name, method, target.name, seed)]
+            files.append(store.network_file(name, method, target.name, seed))
         facts = {"method": made_of, "read": list(map(digest, read)), "targets": chains, "seed": seed}
+        facts["kept"] = seed in params.benchmark(name).probed_seeds
         found.append(resume.Job(job, facts, tuple(files)))
     return found
 
@@ -107,7 +121,7 @@ def one_job(
     seed: int,
     checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, Any]]:
-    """Unlearn each chain of targets, store predictions and sidecars; return status, cost and hardware of each run."""
+    """Unlearn each chain of targets, store what is kept of each run; return status, cost and hardware of each."""
     set_determinism()
     benchmark = params.benchmark(name)
     splits = setting.samples(store.dataset_folder(name), benchmark)
@@ -201,7 +215,8 @@ def one_run(
     splits = setting.samples(store.dataset_folder(name), params.benchmark(name))
     path = store.run_file(name, method, target.name, seed)
     artifacts = store.artifacts_file(name, method, target.name, seed)
-    for old in (path, artifacts):
+    network = store.network_file(name, method, target.name, seed)
+    for old in (path, artifacts, network):
         old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
     reset_peak()
@@ -217,6 +232,8 @@ def one_run(
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
             keep_artifacts(setting.to_numpy(task.artifacts), artifacts)
+            if seed in params.benchmark(name).probed_seeds:
+                store.write_tensors(network, setting.to_numpy(left.state_dict()))
         except BadInput:
             raise
         except Exception as error:
