@@ -138,7 +138,9 @@ def test_committed_results_of_every_benchmark_are_in_step_with_code_and_paramete
     monkeypatch.chdir(tmp_path)
     plan.run(planned)
     current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page"}
-    current |= {f"{stage}@{b}-{m}" for stage in ("unlearn", "attack", "probe") for b in reported for m in planned.methods}
+    current |= {
+        f"{stage}@{b}-{m}" for stage in ("unlearn", "attack", "probe") for b in reported for m in planned.methods
+    }
     for name in sorted(current & lock.keys()):
         if name != "page":  # whose plan is that of what `run` has
             (dep,) = (dep for dep in lock[name]["deps"] if dep["path"].startswith("data/plan/"))

@@ -45,6 +45,7 @@ def hsic(k: np.ndarray, m: np.ndarray) -> float:
     HSIC_1 of Song et al. (JMLR 13, 2012); equation 3 of Nguyen et al. (arXiv:2010.15327).
     """
     n = len(k)
+    k, m = (matrix - matrix.mean(0) - matrix.mean(1)[:, None] + matrix.mean() for matrix in (k, m))  # spares rounding
     k, m = (matrix - np.diag(np.diag(matrix)) for matrix in (k, m))
     product, sums = np.vdot(k, m), k.sum() * m.sum() / ((n - 1) * (n - 2))
     return float((product + sums - 2 / (n - 2) * (k.sum(0) @ m.sum(0))) / (n * (n - 3)))
