@@ -22,6 +22,7 @@ STAGES = {  # sub-command -> its positional arguments
     "memorize": ("benchmark",),
     "unlearn": ("benchmark", "method"),
     "attack": ("benchmark", "method"),
+    "probe": ("benchmark", "method"),
     "leaderboard": ("benchmark",),
     "timings": ("benchmark",),
     "figures": ("benchmark",),

@@ -108,6 +108,20 @@ class Memorization(Section):
     training: Recipe | None = None  # by default the benchmark's
 
 
+class Probe(Section):
+    """What is read from weights: of which seeds unlearned networks are kept, and how they are trained to relearn.
+
+    Relearning is as the benchmark's training, but for a constant learning rate and these steps.
+    """
+
+    seeds: Seeds  # of the benchmark's, whose networks are kept
+    lr: Annotated[float, Field(gt=0)]
+    steps: Annotated[int, Field(ge=1)] = 50
+    every: Annotated[int, Field(ge=1)] = 5  # steps between two points of a curve
+    shots: Annotated[int, Field(ge=1)] = 5  # of each class, in few-shot recovery
+    share: Annotated[float, Field(gt=0, le=1)] = 0.95  # of the original's accuracy, from which on D_f is relearned
+
+
 def _hash(value: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{8,64}", value):
         raise ValueError("the first 8 to 64 hexadecimal digits of the file's SHA-256")
@@ -208,6 +222,7 @@ class Benchmark(Section):
     seeds: Seeds
     unlearning_seeds: Seeds = Field(default_factory=lambda: [0])
     judging_seeds: Seeds = Field(default_factory=lambda: [0])
+    probe: Probe | None = None
 
     @property
     def oracle(self) -> bool:
@@ -216,6 +231,11 @@ class Benchmark(Section):
         if pretrained is None or pretrained.on == "other":
             return True
         return DATASETS[pretrained.on].images != DATASETS[self.dataset.name].images
+
+    @property
+    def probed_seeds(self) -> list[int]:
+        """Whose unlearned networks are kept."""
+        return self.probe.seeds if self.probe else []
 
     def left_out(self, method: str) -> str:
         """Why a method has no runs here; empty where it has."""
@@ -240,6 +260,13 @@ class Benchmark(Section):
             name = info.data["dataset"].name
             raise ValueError(f"class {wrong[0]} is not in {name}, whose classes are 0 to {count - 1}")
         return corruption
+
+    @field_validator("probe")
+    @classmethod
+    def _of_its_seeds(cls, probe: Probe | None, info: Any) -> Probe | None:
+        if probe is not None and (others := sorted(set(probe.seeds) - set(info.data.get("seeds", probe.seeds)))):
+            raise ValueError(f"seeds: {others[0]} is not among the benchmark's seeds, of which some are probed")
+        return probe
 
     @field_validator("requests")
     @classmethod
@@ -444,6 +471,8 @@ def _section_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
             return Memorization
         case ("benchmarks", _, "corruption", str(kind)) if kind in CORRUPTIONS:
             return CORRUPTIONS[kind]
+        case ("benchmarks", _, "probe"):
+            return Probe
         case ("benchmarks", _, "dataset"):
             return Data
         case ("benchmarks", _, "architecture"):

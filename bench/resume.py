@@ -23,7 +23,13 @@ from bench.checkpoint import Checkpoint
 from bench.config import Params
 from bench.errors import BadInput
 
-ELSEWHERE = {"requests", "seeds", "skip", "hyperparameters"}  # of a benchmark: stand in the jobs, where they matter
+ELSEWHERE = {
+    "requests",
+    "seeds",
+    "skip",
+    "hyperparameters",
+    "probe",
+}  # of a benchmark: stand in the jobs, where they matter
 RECORD = "job.json"
 TENSORS = "result.safetensors"
 

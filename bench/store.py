@@ -8,9 +8,12 @@
     data/predictions/BENCHMARK/METHOD/TARGET/    seed-S.safetensors: logits; seed-S.json: the sidecar;
                                                  seed-S.artifacts.safetensors: tensors kept for analysis;
                                                  of a further unlearning seed U: seed-S.U.safetensors, ...
+    data/networks/BENCHMARK/METHOD/              TARGET/seed-S.safetensors: weights of networks that are probed;
+                                                 index.json: which, and their hashes
     data/costs/BENCHMARK/METHOD.json             seconds and hardware of each run
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, confusion.csv,
                                                  attack.json (reasons), method.json
+    data/probes/BENCHMARK/METHOD/                probes.csv (metrics that need weights), curves.csv, layers.csv
     data/unfinished/STAGE/...                    what a stage that is not finished has made so far
     reports/BENCHMARK/                           leaderboard.csv and .md, tests.csv, ranks.csv, metrics.json,
                                                  timings.csv and .md, figures/
@@ -91,12 +94,27 @@ def artifacts_file(benchmark: str, method: str, target: str, seed: int, unlearni
     return run_file(benchmark, method, target, seed, unlearning_seed).with_suffix(".artifacts.safetensors")
 
 
+def networks_index(benchmark: str, method: str) -> Path:
+    """Of each run whose network was to be kept its target, seeds and SHA-256, none where it failed."""
+    return DATA / "networks" / benchmark / method / "index.json"
+
+
+def network_file(benchmark: str, method: str, target: str, seed: int, unlearning_seed: int = 0) -> Path:
+    """Weights of an unlearned network, of the seeds that the benchmark's `probe` names."""
+    name = run_file(benchmark, method, target, seed, unlearning_seed).name
+    return DATA / "networks" / benchmark / method / target / name
+
+
 def cost_file(benchmark: str, method: str) -> Path:
     return DATA / "costs" / benchmark / f"{method}.json"
 
 
 def table_folder(benchmark: str, method: str) -> Path:
     return DATA / "tables" / benchmark / method
+
+
+def probe_folder(benchmark: str, method: str) -> Path:
+    return DATA / "probes" / benchmark / method
 
 
 def report_folder(benchmark: str) -> Path:

@@ -30,6 +30,7 @@ benchmarks:
       memorized: {kind: memorized, level: high, size: 30}
       steps: {kind: sequential, steps: [{kind: class, targets: [3]}, {kind: classes, targets: [[3, 8]]}]}
     seeds: [0, 1]
+    probe: {seeds: [0], lr: 0.02, steps: 4, every: 3, shots: 2}
 methods:
   original: {}
   retrain: {}
@@ -187,6 +188,27 @@ class TestPipeline:
         assert "| confidence |" in text
         assert "| memorized |" in text
 
+    def test_networks_are_kept_of_the_probed_seeds_and_probed(self, small):
+        index = store.read_json(small / "data/networks/small/broken/index.json")
+        assert {(entry["target"], entry["seed"]) for entry in index} == {
+            (target, 0) for target in ("class-3", "random", "memorized", "steps-1", "steps-2")
+        }
+        assert {path.name for path in (small / "data/networks/small").rglob("*.safetensors")} == {"seed-0.safetensors"}
+        table = pd.read_csv(small / "reports/small/leaderboard.csv", keep_default_na=True)
+        probed = table[table["metric"] == "relearn_area"].set_index(["request", "method"])
+        assert (probed["n"] == 1).all()
+        assert ("steps-2", "salun") in probed.index
+        diverged = pd.read_csv(small / "data/probes/small/diverging/probes.csv")
+        assert list(diverged["status"].unique()) == ["failed: the run left no network"]
+
+    def test_a_changed_relearning_runs_the_probes_and_the_reports_alone(self, small):
+        (small / "params.yaml").write_text(PARAMS.replace("shots: 2", "shots: 3"))
+        ran = repro(small)
+        (small / "params.yaml").write_text(PARAMS)
+        repro(small)
+        methods = list(YAML(typ="safe").load(PARAMS)["methods"])
+        assert sorted(ran) == sorted(["plan", *(f"probe@small-{method}" for method in methods), *REPORTING])
+
     def test_every_output_is_there(self, small):
         for name in ("leaderboard.md", "metrics.json", "timings.csv", "timings.md", "../index.html"):
             assert (small / "reports/small" / name).stat().st_size > 0
@@ -255,8 +277,8 @@ class TestPipeline:
     def test_a_changed_hyperparameter_runs_that_methods_stages_and_the_reports(self, small):
         (small / "params.yaml").write_text(PARAMS.replace("alpha_r: 100", "alpha_r: 10"))
         ran = repro(small)
-        assert ran[:3] == ["plan", "unlearn@small-kodge", "attack@small-kodge"]  # `plan` takes seconds
-        assert sorted(ran[3:]) == REPORTING
+        assert ran[:2] == ["plan", "unlearn@small-kodge"]  # `plan` takes seconds
+        assert sorted(ran[2:]) == sorted(["attack@small-kodge", "probe@small-kodge", *REPORTING])
         (small / "params.yaml").write_text(PARAMS)
         assert set(repro(small)) <= {"plan", *REPORTING}  # the runs come from DVC's cache
 

@@ -89,6 +89,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/training.py": "checkpoint config distributed engine models seeds views",
     "bench/problem.py": "checkpoint config flops models seeds training",
     "bench/memorization.py": "checkpoint config layers training",
+    "bench/probes.py": "config layers seeds training",
     "bench/concepts.py": "errors layers store training",
     "bench/jobs.py": "errors jobs",
     "bench/imports.py": "store",
@@ -151,7 +152,9 @@ def test_committed_results_of_every_benchmark_are_in_step_with_code_and_paramete
     monkeypatch.chdir(tmp_path)
     plan.run(planned)
     current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page"}
-    current |= {f"{stage}@{b}-{m}" for stage in ("unlearn", "attack") for b in reported for m in planned.methods}
+    current |= {
+        f"{stage}@{b}-{m}" for stage in ("unlearn", "attack", "probe") for b in reported for m in planned.methods
+    }
     for name in sorted(current & lock.keys()):
         if name != "page":  # whose plan is that of what `run` has
             (dep,) = (dep for dep in lock[name]["deps"] if dep["path"].startswith("data/plan/"))

@@ -89,7 +89,7 @@ def test_judging_seeds_make_nothing_run_again_but_judging():
     changed = {path.stem for path in before if before[path] != after[path]}
     assert changed == {"attack", "leaderboard", "figures", "timings", "page"}
     changed = {path.stem for path in before if before[path] != further[path]}
-    assert changed == {"unlearn", "attack", "leaderboard", "figures", "timings", "page"}
+    assert changed == {"unlearn", "attack", "probe", "leaderboard", "figures", "timings", "page"}
 
 
 def test_a_judging_seed_deals_other_folds():

@@ -88,6 +88,9 @@ def read(params: Params) -> Judged:
             try:
                 runs.append(pd.read_csv(folder / "runs.csv", dtype=RUN_TYPES))
                 classes.append(pd.read_csv(folder / "classes.csv", dtype=CLASS_TYPES))
+                if params.benchmark(benchmark).probe:  # `attack` has told of the runs that failed
+                    probes = pd.read_csv(store.probe_folder(benchmark, method) / "probes.csv", dtype=RUN_TYPES)
+                    runs.append(probes[probes["status"] == "ok"])
             except FileNotFoundError as error:
                 raise BadInput(f"{error.filename}: no such file; `dvc repro` makes it") from None
             except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -32,7 +32,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
     for name in params.run:
         section = params.benchmark(name)
         whole = section.model_dump(mode="json")
-        of_attack = {key: value for key, value in whole.items() if key not in OF_METHODS}
+        of_attack = {key: value for key, value in whole.items() if key not in OF_METHODS | {"probe"}}
         of_unlearn = {key: value for key, value in of_attack.items() if key != "judging_seeds"}
         parameters = {
             "data": {key: whole[key] for key in ("dataset", "validation")},
@@ -44,8 +44,9 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield store.plan_file(stage, name), {"code": code(stage), "parameters": values}
         for entry in entries:
             left_out = {"left_out": section.left_out(entry)}
-            made_of = {"method": methods.consists_of(params, entry, name)}
-            for stage, values in {"unlearn": of_unlearn | made_of, "attack": of_attack}.items():
+            made_of = {"method": methods.consists_of(params, entry, name), "kept": section.probed_seeds}
+            of_probe = of_unlearn | {"probe": whole["probe"]}
+            for stage, values in {"unlearn": of_unlearn | made_of, "attack": of_attack, "probe": of_probe}.items():
                 yield store.plan_file(stage, name, entry), {"code": code(stage), "parameters": values | left_out}
     every = {name: params.benchmark(name).model_dump(mode="json") for name in params.run}
     yield store.plan_file("page"), {"code": code("page"), "parameters": every | {"methods": entries}}

@@ -110,14 +110,18 @@ def fresh(name: str, benchmark: Benchmark, seed: int, train: Samples) -> nn.Modu
 
 
 def load_original(name: str, benchmark: Benchmark, seed: int, train: Samples) -> nn.Module:
-    """The original of a seed, in eval mode.
+    """The original of a seed, in eval mode; `BadInput` as `load_network` has it."""
+    return load_network(store.model_file(name, seed), benchmark, train)
+
+
+def load_network(path: Path, benchmark: Benchmark, train: Samples) -> nn.Module:
+    """A network of the benchmark's architecture with the weights of a file, in eval mode.
 
     Raises:
-        BadInput: its file is missing, damaged, or of another architecture.
+        BadInput: the file is missing, damaged, or of another architecture.
     """
-    path = store.model_file(name, seed)
     shape, classes = shape_of(train)
-    model = models.build(benchmark.architecture.name, shape, classes, seed).to(train.labels.device)
+    model = models.build(benchmark.architecture.name, shape, classes, 0).to(train.labels.device)
     try:
         model.load_state_dict({k: torch.from_numpy(v) for k, v in store.read_tensors(path).items()})
     except RuntimeError as error:

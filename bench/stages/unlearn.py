@@ -56,12 +56,24 @@ def run(params: Params, benchmark: str, method: str) -> str:
             {"file": f"methods/{file}.py", "card": card, "hyperparameters": made_of["hyperparameters"]},
         )
         store.write_json(store.cost_file(benchmark, method), {"stamp": stamp, "runs": records})
+        store.write_json(store.networks_index(benchmark, method), kept_networks(params, benchmark, method, records))
     failed = [r for r in records if r["status"] == "failed"]
     line = f"{len(records) - len(failed)} of {len(records)} runs"
     if failed:
         first = failed[0]
         line += f"; {len(failed)} failed, first {first['target']} seed {first['seed']}: {first['reason']}"
     return line
+
+
+def kept_networks(params: Params, name: str, method: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run whose network the benchmark probes: target, seeds, and the file's SHA-256, none if the run failed."""
+    found = []
+    for record in records:
+        run = {key: record[key] for key in ("target", "seed", "unlearning_seed")}
+        if run["seed"] in params.benchmark(name).probed_seeds:
+            file = store.network_file(name, method, *run.values())
+            found.append(run | {"sha256": store.sha256(file) if record["status"] == "ok" else None})
+    return found
 
 
 # params, benchmark, method, chains of targets, training seed, unlearning seed
@@ -91,7 +103,9 @@ def resumable(jobs: list[Job], made_of: dict[str, Any]) -> list[resume.Job]:
         for target in itertools.chain.from_iterable(chains):
             path = store.run_file(name, method, target.name, *seeds)
             files += [path, path.with_suffix(".json"), store.artifacts_file(name, method, target.name, *seeds)]
-        facts = {"method": made_of, "read": list(map(digest, read)), "targets": chains, "seeds": seeds}
+            files.append(store.network_file(name, method, target.name, *seeds))
+        facts: dict[str, Any] = {"method": made_of, "read": list(map(digest, read)), "targets": chains, "seeds": seeds}
+        facts["kept"] = seeds[0] in params.benchmark(name).probed_seeds
         found.append(resume.Job(job, facts, tuple(files)))
     return found
 
@@ -114,7 +128,7 @@ def one_job(
     unlearning_seed: int = 0,
     checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, Any]]:
-    """Unlearn each chain of targets, store predictions and sidecars; return status, cost and hardware of each run."""
+    """Unlearn each chain of targets, store what is kept of each run; return status, cost and hardware of each."""
     set_determinism()
     benchmark = params.benchmark(name)
     splits = setting.samples(store.dataset_folder(name), benchmark)
@@ -217,7 +231,8 @@ def one_run(
     seeds = seed, unlearning_seed
     path = store.run_file(name, method, target.name, *seeds)
     artifacts = store.artifacts_file(name, method, target.name, *seeds)
-    for old in (path, artifacts):
+    network = store.network_file(name, method, target.name, *seeds)
+    for old in (path, artifacts, network):
         old.unlink(missing_ok=True)  # what an earlier run left must not stand beside a failure
     synchronize()
     before, peak = reset_peak(), dict[str, int | None]()
@@ -234,6 +249,8 @@ def one_run(
             store.write_tensors(path, checked_logits(left, splits, task.classes))
             json.dumps(task.notes, allow_nan=False)
             keep_artifacts(setting.to_numpy(task.artifacts), artifacts)
+            if seed in params.benchmark(name).probed_seeds:
+                store.write_tensors(network, setting.to_numpy(left.state_dict()))
         except BadInput:
             raise
         except Exception as error:
