@@ -177,7 +177,7 @@ class _Worker:
         # A fork can't use CUDA once its parent has looked for GPUs.
         context: Any = multiprocessing.get_context("spawn" if self.gpu is not None else start_method)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.gpu))
+        self.process = context.Process(target=_serve, args=(theirs, self.gpu, os.getcwd()))
         self.process.start()
         theirs.close()  # so that the pipe ends with the process
 
@@ -189,7 +189,8 @@ class _Worker:
         return f"exit code {self.process.exitcode}"
 
 
-def _serve(pipe: Connection, gpu: str | None) -> None:
+def _serve(pipe: Connection, gpu: str | None, folder: str) -> None:
+    os.chdir(folder)  # a spawned process starts in the folder that its parent started in
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_the_parent, daemon=True).start()
@@ -283,7 +284,7 @@ def _bring_workers_here(client: Any, label: str) -> None:
     """Into the project's folder, those that join later too, and without what an earlier stage left in them."""
     from distributed import WorkerPlugin
 
-    folder = os.getcwd()
+    folder, code = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
     class Here(WorkerPlugin):  # of this function, so that it travels as code: a worker can't import `bench` yet
         name = "lethe"
@@ -292,8 +293,8 @@ def _bring_workers_here(client: Any, label: str) -> None:
             if any(str(key).startswith(KEY) for key in worker.active_threads.values()):
                 raise RuntimeError(f"{worker.address} still runs a job of a stage that was stopped")
             os.chdir(folder)
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
+            if code not in sys.path:
+                sys.path.insert(0, code)
             for module in [name for name in sys.modules if name.split(".")[0] in {"bench", "methods"}]:
                 del sys.modules[module]  # code that may have changed, and data that it has read
 

@@ -1,0 +1,115 @@
+"""What each metric makes of the planted cases (`bench.meta`): verdicts, and their table in docs/metrics.md.
+
+A case is near, far, or between, by how it was made. Its gap is the mean of its metric over the seeds, less that of the
+retrains; it is seen where it is larger than the noise floor of the retrains (`bench.metrics.statistics.noise_floor`).
+
+    ordered   near and not seen; far and seen; between, and more than the floor nearer than the original
+    fooled    near, but seen; far, but not seen, by a metric that sees the original; farther than the original, but
+              less was kept
+    blind     not seen, nor is the original; or not told from the original, of which more was kept
+"""
+
+import math
+from itertools import groupby
+
+import pandas as pd
+
+from bench.errors import BadInput
+from bench.metrics.statistics import noise_floor
+from bench.report import tables
+
+COLUMNS = ["metric", "case", "request", "value", "target", "floor", "verdict"]
+NEAR, BETWEEN, FAR = "near", "between", "far"
+EXPECTED = {  # where a case lies, by how it was made
+    "perfect": NEAR,
+    "another_seed": NEAR,
+    "half": BETWEEN,
+    "original": FAR,
+    "head_masked": FAR,
+    "logit_suppressed": FAR,
+    "over_forgotten": FAR,
+    "random_weights": FAR,
+}
+ORDERED, FOOLED, BLIND = "ordered", "fooled", "blind"
+SHOWN = {ORDERED: "+", FOOLED: "**fooled**", BLIND: "blind"}
+ROUNDING = 1e-9
+BEGIN, END = "<!-- meta -->\n", "<!-- end -->"
+
+
+def verdict(case: str, gap: float, original: float, floor: float) -> str:
+    """'ordered', 'fooled' or 'blind'.
+
+    Args:
+        case: one of `EXPECTED`.
+        gap, original: of the case and of the original to retrain, signed.
+        floor: the largest gap that another set of honest retrains would have.
+    """
+    expected, floor = EXPECTED[case], floor + ROUNDING
+    seen, size, most = abs(gap) > floor, abs(gap), abs(original)
+    if expected == NEAR:
+        beyond = case == "perfect" and gap * original < 0  # a distance is 0 to itself, and more to another retrain
+        return ORDERED if not seen or beyond else FOOLED
+    if not seen:
+        return FOOLED if most > floor else BLIND
+    if expected == BETWEEN and size >= most - floor:
+        return FOOLED if size > most + floor else BLIND
+    return ORDERED
+
+
+def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a request, metric and case, with the columns `COLUMNS`; costs are no metrics.
+
+    Where the retrains give one number only, none a seed, the floor is the gap of `another_seed`.
+
+    Args:
+        runs: those of retrain and of the cases, as the stage `attack` writes them.
+    """
+    rows = []
+    for request, here in tables.with_tow(runs).groupby("request", sort=False):
+        values = {method: tables.seed_table(of_method) for method, of_method in here.groupby("method", sort=False)}
+        retrain = values["retrain"]
+        for metric in [name for name in retrain.columns if name not in tables.COSTS]:
+            reference = retrain[metric].dropna().to_numpy()
+            found = {case: values[case][metric].dropna() for case in EXPECTED if metric in values.get(case, ())}
+            gaps = {case: float(of_case.mean() - reference.mean()) for case, of_case in found.items() if len(of_case)}
+            if not len(reference) or "original" not in gaps:
+                continue
+            for case, gap in gaps.items():
+                floor = noise_floor(reference, len(found[case]))
+                if math.isnan(floor):
+                    floor = abs(gaps.get("another_seed", math.nan))
+                row = [metric, case, request, found[case].mean(), reference.mean(), floor]
+                rows.append([*row, verdict(case, gap, gaps["original"], floor)])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table a request: a line a metric, one for neighbours with the same verdicts, a column a case."""
+    parts = []
+    for request, here in table.groupby("request", sort=False):
+        wide = here.pivot(index="metric", columns="case", values="verdict").reindex(here["metric"].unique())
+        cases = [case for case in EXPECTED if case in wide]
+        parts += [f"Request `{request}`:", ""]
+        parts += [_line(["Metric", *(f"`{case}`" for case in cases)]), _line(["---"] + [":---:"] * len(cases))]
+        lines = [(metric, [SHOWN.get(wide.at[metric, case], "-") for case in cases]) for metric in wide.index]
+        for cells, alike in groupby(lines, key=lambda line: line[1]):
+            parts.append(_line([", ".join(f"`{metric}`" for metric, _ in alike), *cells]))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def inserted(page: str, table: pd.DataFrame) -> str:
+    """The page with the table between its markers.
+
+    Raises:
+        BadInput: it has none.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BadInput(f"docs/metrics.md: has no lines '{BEGIN.strip()}' and '{END}' for the table to go between")
+    return f"{before}{begin}\n{markdown(table)}{end}{after}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
