@@ -12,6 +12,7 @@ retrains; it is seen where it is larger than the noise floor of the retrains (`b
 import math
 from itertools import groupby
 
+import numpy as np
 import pandas as pd
 
 from bench.errors import BadInput
@@ -57,30 +58,42 @@ def verdict(case: str, gap: float, original: float, floor: float) -> str:
 
 
 def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a request, metric and case, with the columns `COLUMNS`; costs are no metrics.
+    """A row a request, metric and case, with the columns `COLUMNS`.
 
-    Where the retrains give one number only, none a seed, the floor is the gap of `another_seed`.
+    Costs are no metrics, nor are the bounds of another's interval, nor what is one number for all networks (counts).
+    Where the retrains give one value together, none a seed, the floor is the gap of `another_seed`.
 
     Args:
-        runs: those of retrain and of the cases, as the stage `attack` writes them.
+        runs: those of retrain and of the cases, as the stage `attack` writes them; a request has one target.
     """
     rows = []
-    for request, here in tables.with_tow(runs).groupby("request", sort=False):
-        values = {method: tables.seed_table(of_method) for method, of_method in here.groupby("method", sort=False)}
-        retrain = values["retrain"]
-        for metric in [name for name in retrain.columns if name not in tables.COSTS]:
-            reference = retrain[metric].dropna().to_numpy()
-            found = {case: values[case][metric].dropna() for case in EXPECTED if metric in values.get(case, ())}
-            gaps = {case: float(of_case.mean() - reference.mean()) for case, of_case in found.items() if len(of_case)}
-            if not len(reference) or "original" not in gaps:
+    for request, here in tables.with_tow(runs).dropna(subset=["metric", "value"]).groupby("request", sort=False):
+        for metric, values in here.groupby("metric", sort=False):
+            if metric in tables.COSTS or _bound(metric, here) or values["value"].nunique() == 1:
                 continue
-            for case, gap in gaps.items():
-                floor = noise_floor(reference, len(found[case]))
-                if math.isnan(floor):
-                    floor = abs(gaps.get("another_seed", math.nan))
-                row = [metric, case, request, found[case].mean(), reference.mean(), floor]
-                rows.append([*row, verdict(case, gap, gaps["original"], floor)])
+            found = {method: of_method["value"].to_numpy() for method, of_method in values.groupby("method")}
+            if "retrain" in found and "original" in found:
+                rows += [[metric, case, request, *row] for case, row in _judged(found).items()]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _bound(metric: str, runs: pd.DataFrame) -> bool:
+    """Whether it is an end of the interval of another metric."""
+    name, _, end = metric.rpartition("_")
+    return end in {"low", "high"} and (runs["metric"] == name).any()
+
+
+def _judged(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float, str]]:
+    """Value, target, floor and verdict of each case, from the values of retrain and the cases on one metric."""
+    target = float(found["retrain"].mean())
+    gaps = {case: float(found[case].mean()) - target for case in EXPECTED if case in found}
+    rows = {}
+    for case, gap in gaps.items():
+        floor = noise_floor(found["retrain"], len(found[case]))
+        floor = abs(gaps.get("another_seed", math.nan)) if math.isnan(floor) else floor
+        if not math.isnan(floor):
+            rows[case] = gap + target, target, floor, verdict(case, gap, gaps["original"], floor)
+    return rows
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -1,0 +1,117 @@
+"""What is said of a metric on planted cases, on tables made by hand."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.errors import BadInput
+from bench.report import meta
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("case", "gap", "original", "expected"),
+    [
+        ("another_seed", 0.9, -5, "ordered"),
+        ("another_seed", -1.1, -5, "fooled"),  # an honest retrain called another thing
+        ("another_seed", 0.9, 0.5, "ordered"),
+        ("perfect", 0.0, -5, "ordered"),
+        ("perfect", 3.0, -5, "ordered"),  # beyond retrain, seen from the original: nearer than another retrain
+        ("perfect", -3.0, -5, "fooled"),
+        ("original", -5, -5, "ordered"),
+        ("original", 0.9, 0.9, "blind"),
+        ("head_masked", 1.1, -5, "ordered"),
+        ("head_masked", 0.9, -5, "fooled"),
+        ("head_masked", 0.9, 0.5, "blind"),
+        ("over_forgotten", 7, -5, "ordered"),
+        ("random_weights", 7, 0.5, "ordered"),
+        ("half", -3, -5, "ordered"),
+        ("half", 0.9, -5, "fooled"),
+        ("half", -4.5, -5, "blind"),  # not told from the original
+        ("half", -6.5, -5, "fooled"),
+    ],
+)
+def test_verdict_with_a_floor_of_one(case, gap, original, expected):
+    assert meta.verdict(case, gap, original, 1.0) == expected
+
+
+def runs(values: dict[str, list[float]], metric: str = "m", request: str = "class") -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"benchmark": "meta", "request": request, "target": request, "method": method, "seed": seed}
+            | {"status": "ok", "metric": metric, "value": value}
+            for method, of_method in values.items()
+            for seed, value in enumerate(of_method)
+        ]
+    )
+
+
+def test_the_floor_is_that_of_the_retrains():
+    """Two values d apart have the standard deviation d / sqrt(2); t(0.975, 1) = 12.706; two against two."""
+    table = meta.verdicts(runs({"retrain": [0.4, 0.6], "original": [9, 9.4], "another_seed": [0.5, 0.9]}))
+    table = table.set_index("case")
+    assert table["floor"].tolist() == pytest.approx([12.7062 * 0.2 / math.sqrt(2)] * 2, rel=1e-4)
+    assert table["target"].tolist() == pytest.approx([0.5, 0.5])
+    assert table["value"].to_dict() == pytest.approx({"another_seed": 0.7, "original": 9.2})
+    assert table["verdict"].to_dict() == {"another_seed": "ordered", "original": "ordered"}
+
+
+def test_of_one_value_a_case_the_floor_is_how_far_another_retrain_lies():
+    values = {"retrain": [0.5], "original": [0.9], "another_seed": [0.6], "head_masked": [0.45], "half": [0.7]}
+    table = meta.verdicts(runs(values)).set_index("case")
+    assert table["floor"].tolist() == pytest.approx([0.1] * 4)
+    expected = {"another_seed": "ordered", "half": "ordered", "original": "ordered", "head_masked": "fooled"}
+    assert table["verdict"].to_dict() == expected
+
+
+def test_metrics_are_those_that_the_runs_have_but_for_costs_bounds_and_counts():
+    values = {"retrain": [0.1, 0.2], "original": [0.8, 0.9]}
+    of_metric = [runs(values, m) for m in ("new", "new_low", "new_high", "tie_low", "samples_forward")]
+    of_metric.append(runs({"retrain": [3, 3], "original": [3, 3]}, "new_models"))
+    of_metric.append(runs({"retrain": [math.nan, math.nan], "original": [0.3, 0.4]}, "undefined"))
+    assert meta.verdicts(pd.concat(of_metric))["metric"].unique().tolist() == ["new", "tie_low"]
+
+
+def test_each_request_is_judged_by_its_own_retrains():
+    values = {"retrain": [0.1, 0.2], "original": [9.8, 9.9]}
+    other = {"retrain": [5.1, 5.3], "original": [5.2, 5.3]}
+    table = meta.verdicts(pd.concat([runs(values), runs(other, request="random")]))
+    assert table[["request", "verdict"]].values.tolist() == [["class", "ordered"], ["random", "blind"]]
+
+
+def row(metric: str, case: str, verdict: str, request: str = "class") -> list:
+    return [metric, case, request, 0.5, 0.4, 0.1, verdict]
+
+
+def test_neighbours_with_the_same_verdicts_share_a_line_and_what_was_not_judged_has_a_dash():
+    rows = [row("a", "perfect", "ordered"), row("a", "original", "blind")]
+    rows += [row("b", "perfect", "ordered"), row("b", "original", "blind")]
+    rows += [row("c", "perfect", "fooled")]
+    lines = meta.markdown(pd.DataFrame(rows, columns=meta.COLUMNS)).splitlines()
+    assert lines[2:] == [
+        "| Metric | `perfect` | `original` |",
+        "| --- | :---: | :---: |",
+        "| `a`, `b` | + | blind |",
+        "| `c` | **fooled** | - |",
+    ]
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    table = pd.DataFrame([row("a", "original", "blind")], columns=meta.COLUMNS)
+    page = f"before\n{meta.BEGIN}old\n{meta.END}\nafter {meta.END}\n"
+    once = meta.inserted(page, table)
+    assert once.startswith(f"before\n{meta.BEGIN}\n")
+    assert once.endswith(f"{meta.END}\nafter {meta.END}\n")
+    assert "old" not in once
+    assert meta.inserted(once, table) == once
+    with pytest.raises(BadInput, match="meta"):
+        meta.inserted("a page without markers", table)
+
+
+@pytest.mark.skipif(not (ROOT / "reports/meta.csv").exists(), reason="`python -m bench meta` was not run")
+def test_the_table_in_the_documentation_is_that_of_the_committed_numbers():
+    page = (ROOT / "docs/metrics.md").read_text()
+    assert meta.inserted(page, pd.read_csv(ROOT / "reports/meta.csv")) == page
