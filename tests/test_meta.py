@@ -1,18 +1,14 @@
 """Each planted case is what its name says, and all of them go through the ordinary stages."""
 
-import os
-import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from bench import config, imports, jobs, meta, store
+from bench import config, jobs, meta, store
 from bench.errors import BadInput
-from bench.requests import ClassRequest, RandomRequest
 from bench.training import predict
 from methods.retrain import Retrain
 from tests.conftest import blobs, make_problem
@@ -95,7 +91,10 @@ def test_perfect_is_the_retrain_itself_and_another_seed_is_not(trained):
         case = meta.PLANTED[name]
         assert case.draws == "retrain"
         problem = make_problem(seed=case.seed)  # which the job hands it
-        assert torch.equal(logits(unlearned(name, trained, problem)), logits(Retrain().unlearn(trained, make_problem()))) is same
+        assert (
+            torch.equal(logits(unlearned(name, trained, problem)), logits(Retrain().unlearn(trained, make_problem())))
+            is same
+        )
 
 
 def test_the_original_is_left_as_it_was(trained):
@@ -125,7 +124,7 @@ def test_the_command_writes_the_table_and_the_page_and_leaves_no_other_file(smal
     with pytest.raises(FileNotFoundError):
         meta.run(small)
     store.write_text(page, "no markers")
-    with pytest.raises(BadInput, match="metrics.md"):
+    with pytest.raises(BadInput, match="to go between"):
         meta.run(small)
     store.write_text(page, f"before\n{meta.meta.BEGIN}{meta.meta.END}\nafter\n")
     assert "ordered" in meta.run(small)
@@ -147,7 +146,10 @@ def test_a_case_that_fails_is_an_error_that_names_it(small, monkeypatch, tmp_pat
         raise RuntimeError("it was not to be")
 
     monkeypatch.setattr(meta, "PLANTED", {"half": meta.Case(make=broken)})
-    with store.elsewhere(), pytest.raises(BadInput, match="meta: half, class-8, seed 0: RuntimeError: it was not to be"):
+    with (
+        store.elsewhere(),
+        pytest.raises(BadInput, match="meta: half, class-8, seed 0: RuntimeError: it was not to be"),
+    ):
         meta.judged(meta.planted(small))
 
 
