@@ -284,7 +284,7 @@ def _bring_workers_here(client: Any, label: str) -> None:
     """Into the project's folder, those that join later too, and without what an earlier stage left in them."""
     from distributed import WorkerPlugin
 
-    folder, code = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.getcwd()
 
     class Here(WorkerPlugin):  # of this function, so that it travels as code: a worker can't import `bench` yet
         name = "lethe"
@@ -293,8 +293,8 @@ def _bring_workers_here(client: Any, label: str) -> None:
             if any(str(key).startswith(KEY) for key in worker.active_threads.values()):
                 raise RuntimeError(f"{worker.address} still runs a job of a stage that was stopped")
             os.chdir(folder)
-            if code not in sys.path:
-                sys.path.insert(0, code)
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
             for module in [name for name in sys.modules if name.split(".")[0] in {"bench", "methods"}]:
                 del sys.modules[module]  # code that may have changed, and data that it has read
 

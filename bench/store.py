@@ -258,16 +258,10 @@ def link(path: Path, to: Path) -> None:
 
 
 @contextmanager
-def elsewhere(*inputs: str, within: Path | None = None) -> Iterator[None]:
-    """Work in a temporary folder in which only these parts of data/ are seen; results vanish with it.
-
-    Args:
-        within: the folder that it is made in, where workers on other machines need to see it too.
-    """
+def elsewhere(*inputs: str) -> Iterator[None]:
+    """Work in a temporary folder in which only these parts of data/ are seen; results vanish with it."""
     home = Path.cwd()
-    if within is not None:
-        within.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=within and within.resolve()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / DATA
         data.mkdir()
         for name in inputs:
