@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.errors import BadInput
 from bench.metrics.statistics import noise_floor
-from bench.report import tables
+from bench.report.tables import COSTS
 
 COLUMNS = ["metric", "case", "request", "value", "target", "floor", "verdict"]
 NEAR, BETWEEN, FAR = "near", "between", "far"
@@ -60,16 +60,16 @@ def verdict(case: str, gap: float, original: float, floor: float) -> str:
 def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a request, metric and case, with the columns `COLUMNS`.
 
-    Costs are no metrics, nor are the bounds of another's interval, nor what is one number for all networks (counts).
-    Where the retrains give one value together, none a seed, the floor is the gap of `another_seed`.
+    Costs are no metrics, nor are numbers beside a metric (`_beside`), nor what is the same for all networks. Where the
+    retrains have one value together, none a seed, the floor is the gap of `another_seed`.
 
     Args:
         runs: those of retrain and of the cases, as the stage `attack` writes them; a request has one target.
     """
     rows = []
-    for request, here in tables.with_tow(runs).dropna(subset=["metric", "value"]).groupby("request", sort=False):
+    for request, here in runs.dropna(subset=["metric", "value"]).groupby("request", sort=False):
         for metric, values in here.groupby("metric", sort=False):
-            if metric in tables.COSTS or _bound(metric, here) or values["value"].nunique() == 1:
+            if metric in COSTS or _beside(metric, here) or values["value"].nunique() == 1:
                 continue
             found = {method: of_method["value"].to_numpy() for method, of_method in values.groupby("method")}
             if "retrain" in found and "original" in found:
@@ -77,10 +77,10 @@ def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _bound(metric: str, runs: pd.DataFrame) -> bool:
-    """Whether it is an end of the interval of another metric."""
+def _beside(metric: str, runs: pd.DataFrame) -> bool:
+    """Whether it is a bound or the floor of another metric, or a number of models."""
     name, _, end = metric.rpartition("_")
-    return end in {"low", "high"} and (runs["metric"] == name).any()
+    return "_models_" in metric or (end in {"low", "high", "floor"} and name in set(runs["metric"]))
 
 
 def _judged(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float, str]]:

@@ -67,10 +67,11 @@ def test_of_one_value_a_case_the_floor_is_how_far_another_retrain_lies():
     assert table["verdict"].to_dict() == expected
 
 
-def test_metrics_are_those_that_the_runs_have_but_for_costs_bounds_and_counts():
+def test_metrics_are_those_that_the_runs_have_but_for_costs_bounds_floors_and_counts():
     values = {"retrain": [0.1, 0.2], "original": [0.8, 0.9]}
-    of_metric = [runs(values, m) for m in ("new", "new_low", "new_high", "tie_low", "samples_forward")]
-    of_metric.append(runs({"retrain": [3, 3], "original": [3, 3]}, "new_models"))
+    of_metric = [runs(values, m) for m in ("new", "new_low", "new_high", "new_floor", "tie_low", "samples_forward")]
+    of_metric.append(runs({"retrain": [3, 3], "original": [3, 3]}, "constant"))
+    of_metric.append(runs({"retrain": [4, 4], "original": [8, 8]}, "new_models_unlearned"))
     of_metric.append(runs({"retrain": [math.nan, math.nan], "original": [0.3, 0.4]}, "undefined"))
     assert meta.verdicts(pd.concat(of_metric))["metric"].unique().tolist() == ["new", "tie_low"]
 
