@@ -1,9 +1,10 @@
 """What each metric makes of the planted cases (`bench.meta`): verdicts, and their table in docs/metrics.md.
 
 A case is near, far, or between, by how it was made. Its gap is the mean of its metric over the seeds, less that of the
-retrains; it is seen where it is larger than the noise floor of the retrains (`bench.metrics.statistics.noise_floor`).
+retrains; it is seen where it is larger than the noise floor, that of a two-sample t-test with the variance that
+`retrain` and `another_seed` have within themselves.
 
-    ordered   near and not seen; far and seen; between, and more than the floor nearer than the original
+    ordered   near and not seen; far and seen; between, and nearer than the original by more than chance
     fooled    near, but seen; far, but not seen, by a metric that sees the original; farther than the original, but
               less was kept
     blind     not seen, nor is the original; or not told from the original, of which more was kept
@@ -14,9 +15,10 @@ from itertools import groupby
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from bench.errors import BadInput
-from bench.metrics.statistics import noise_floor
+from bench.metrics.statistics import LEVEL
 from bench.report.tables import COSTS
 
 COLUMNS = ["metric", "case", "request", "value", "target", "floor", "verdict"]
@@ -37,13 +39,14 @@ ROUNDING = 1e-9
 BEGIN, END = "<!-- meta -->\n", "<!-- end -->"
 
 
-def verdict(case: str, gap: float, original: float, floor: float) -> str:
+def verdict(case: str, gap: float, original: float, floor: float, apart: float = 0.0) -> str:
     """'ordered', 'fooled' or 'blind'.
 
     Args:
         case: one of `EXPECTED`.
         gap, original: of the case and of the original to retrain, signed.
         floor: the largest gap that another set of honest retrains would have.
+        apart: the largest difference that chance would make between the case and the original.
     """
     expected, floor = EXPECTED[case], floor + ROUNDING
     seen, size, most = abs(gap) > floor, abs(gap), abs(original)
@@ -52,16 +55,16 @@ def verdict(case: str, gap: float, original: float, floor: float) -> str:
         return ORDERED if not seen or beyond else FOOLED
     if not seen:
         return FOOLED if most > floor else BLIND
-    if expected == BETWEEN and size >= most - floor:
-        return FOOLED if size > most + floor else BLIND
+    if expected == BETWEEN and size >= most - apart - ROUNDING:
+        return FOOLED if size > most + apart + ROUNDING else BLIND
     return ORDERED
 
 
 def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a request, metric and case, with the columns `COLUMNS`.
 
-    Costs are no metrics, nor are numbers beside a metric (`_beside`), nor what is the same for all networks. Where the
-    retrains have one value together, none a seed, the floor is the gap of `another_seed`.
+    Costs are no metrics, nor are numbers beside a metric (`_beside`), nor what is the same for all networks. Where all
+    seeds have one value together, the floor is the gap of `another_seed`.
 
     Args:
         runs: those of retrain and of the cases, as the stage `attack` writes them; a request has one target.
@@ -85,15 +88,32 @@ def _beside(metric: str, runs: pd.DataFrame) -> bool:
 
 def _judged(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float, str]]:
     """Value, target, floor and verdict of each case, from the values of retrain and the cases on one metric."""
-    target = float(found["retrain"].mean())
+    retrain, original = found["retrain"], found["original"]
+    target = float(retrain.mean())
     gaps = {case: float(found[case].mean()) - target for case in EXPECTED if case in found}
+    honest = [retrain, found["another_seed"]] if "another_seed" in found else [retrain]
     rows = {}
     for case, gap in gaps.items():
-        floor = noise_floor(found["retrain"], len(found[case]))
+        floor = by_chance(honest, len(found[case]), len(retrain))
         floor = abs(gaps.get("another_seed", math.nan)) if math.isnan(floor) else floor
         if not math.isnan(floor):
-            rows[case] = gap + target, target, floor, verdict(case, gap, gaps["original"], floor)
+            apart = by_chance([found[case], original], len(found[case]), len(original))
+            apart = floor if math.isnan(apart) else apart
+            rows[case] = gap + target, target, floor, verdict(case, gap, gaps["original"], floor, apart)
     return rows
+
+
+def by_chance(samples: list[np.ndarray], n: int, m: int) -> float:
+    """What the means of n and m values differ by at most in 95 of 100 cases, with the variance within the samples.
+
+    t(0.975, f) * s * sqrt(1/n + 1/m), as in Student's two-sample test; of a sample alone, `noise_floor`. NaN with no
+    degree of freedom f.
+    """
+    free = sum(len(values) - 1 for values in samples)
+    if free < 1:
+        return math.nan
+    variance = sum(float(((values - values.mean()) ** 2).sum()) for values in samples) / free
+    return float(stats.t.ppf((1 + LEVEL) / 2, free)) * math.sqrt(variance * (1 / n + 1 / m))
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -3,10 +3,15 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 
 from bench.errors import BadInput
+from bench.metrics.statistics import noise_floor
 from bench.report import meta
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,7 +40,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
     ],
 )
 def test_verdict_with_a_floor_of_one(case, gap, original, expected):
-    assert meta.verdict(case, gap, original, 1.0) == expected
+    assert meta.verdict(case, gap, original, floor=1.0, apart=1.0) == expected
+
+
+def test_what_chance_makes_between_half_and_original_is_not_the_floor():
+    assert meta.verdict("half", -4.5, -5, floor=1.0, apart=0.1) == "ordered"
+    assert meta.verdict("half", -4.5, -5, floor=0.0, apart=1.0) == "blind"
 
 
 def runs(values: dict[str, list[float]], metric: str = "m", request: str = "class") -> pd.DataFrame:
@@ -49,13 +59,28 @@ def runs(values: dict[str, list[float]], metric: str = "m", request: str = "clas
     )
 
 
-def test_the_floor_is_that_of_the_retrains():
-    """Two values d apart have the standard deviation d / sqrt(2); t(0.975, 1) = 12.706; two against two."""
-    table = meta.verdicts(runs({"retrain": [0.4, 0.6], "original": [9, 9.4], "another_seed": [0.5, 0.9]}))
+samples = st.lists(st.floats(-10, 10), min_size=2, max_size=9).map(np.array)
+
+
+@given(samples, samples)
+def test_what_chance_makes_is_where_students_two_sample_test_has_p_five_percent(a, b):
+    limit = meta.by_chance([a, b], len(a), len(b))
+    assume(limit > 1e-6)
+    moved = b - b.mean() + a.mean() + limit
+    assert ttest_ind(a, moved).pvalue == pytest.approx(0.05, rel=1e-6)
+
+
+@given(samples, st.integers(1, 9))
+def test_of_the_retrains_alone_it_is_the_noise_floor(retrain, n):
+    assert meta.by_chance([retrain], n, len(retrain)) == pytest.approx(noise_floor(retrain, n), abs=1e-12)
+
+
+def test_the_floor_is_that_of_both_sets_of_honest_retrains():
+    table = meta.verdicts(runs({"retrain": [1, 1, 1], "original": [0.2] * 3, "another_seed": [1, 1, 0.97]}))
     table = table.set_index("case")
-    assert table["floor"].tolist() == pytest.approx([12.7062 * 0.2 / math.sqrt(2)] * 2, rel=1e-4)
-    assert table["target"].tolist() == pytest.approx([0.5, 0.5])
-    assert table["value"].to_dict() == pytest.approx({"another_seed": 0.7, "original": 9.2})
+    assert table["floor"].tolist() == [pytest.approx(2.776 * math.sqrt(6e-4 / 4 * 2 / 3), rel=1e-3)] * 2
+    assert table["target"].tolist() == [1, 1]
+    assert table["value"].to_dict() == pytest.approx({"another_seed": 0.99, "original": 0.2})
     assert table["verdict"].to_dict() == {"another_seed": "ordered", "original": "ordered"}
 
 
