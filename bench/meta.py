@@ -138,15 +138,14 @@ def run(params: Params) -> str:
         BadInput: params.yaml has no `digits-resnet`, docs/metrics.md no place for the table, or a case failed.
     """
     planned = planted(params)
-    page = PAGE.read_text()
-    meta.inserted(page, pd.DataFrame(columns=meta.COLUMNS))  # before anything is trained
+    meta.inserted(PAGE.read_text(), pd.DataFrame(columns=meta.COLUMNS))  # before anything is trained
     os.environ.pop(DASK, None)  # small jobs, in a folder that other machines don't see
     with store.elsewhere():
         runs = judged(planned)
     table = meta.verdicts(runs)
     store.write_text(TABLE, table.to_csv(index=False, float_format="%.6g"))
     store.write_json(STAMP, made_of(planned))
-    store.write_text(PAGE, meta.inserted(page, table))
+    store.write_text(PAGE, meta.inserted(PAGE.read_text(), table))
     counts = table["verdict"].value_counts()
     said = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in meta.SHOWN)
     return f"meta: {table['metric'].nunique()} metrics, {table['case'].nunique()} cases: {said}; in {TABLE} and {PAGE}"
