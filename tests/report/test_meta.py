@@ -62,6 +62,7 @@ def runs(values: dict[str, list[float]], metric: str = "m", request: str = "clas
 samples = st.lists(st.floats(-10, 10), min_size=2, max_size=9).map(np.array)
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # SciPy, of samples that hardly vary
 @given(samples, samples)
 def test_what_chance_makes_is_where_students_two_sample_test_has_p_five_percent(a, b):
     limit = meta.by_chance([a, b], len(a), len(b))
