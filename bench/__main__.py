@@ -1,4 +1,4 @@
-"""The command line: one sub-command a stage, and `check` and `verify`.
+"""The command line: one sub-command a stage, and `check`, `verify` and `meta`.
 
 Every sub-command reads and checks params.yaml first. A `BadInput` is printed as its message alone,
 with exit status 1.
@@ -61,6 +61,10 @@ def run(options: argparse.Namespace) -> str:
         from bench import verify
 
         return verify.run(params, options.runs)
+    if options.command == "meta":
+        from bench import meta
+
+        return meta.run(params)
     stage = importlib.import_module(f"bench.stages.{options.command}")
     names = [getattr(options, argument) for argument in STAGES[options.command]]
     return f"{' '.join([options.command, *names])}: {stage.run(params, *names)}"
@@ -83,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
         for name in names:
             sub.add_argument(name)
     commands.add_parser("check", help="say all that is wrong with params.yaml")
+    commands.add_parser("meta", help="put planted cases through every metric, and say which it orders rightly")
     verify = commands.add_parser("verify", help="run a sample of finished runs again and compare hashes")
     verify.add_argument(
         "--runs", type=int, default=10, help="how many jobs, each of one run or several, to repeat (default: 10)"

@@ -177,7 +177,7 @@ class _Worker:
         # A fork can't use CUDA once its parent has looked for GPUs.
         context: Any = multiprocessing.get_context("spawn" if self.gpu is not None else start_method)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.gpu))
+        self.process = context.Process(target=_serve, args=(theirs, self.gpu, os.getcwd()))
         self.process.start()
         theirs.close()  # so that the pipe ends with the process
 
@@ -189,7 +189,8 @@ class _Worker:
         return f"exit code {self.process.exitcode}"
 
 
-def _serve(pipe: Connection, gpu: str | None) -> None:
+def _serve(pipe: Connection, gpu: str | None, folder: str) -> None:
+    os.chdir(folder)  # a spawned process starts in the folder that its parent started in
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_the_parent, daemon=True).start()

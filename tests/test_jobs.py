@@ -80,6 +80,15 @@ def start_method(request, monkeypatch):
     monkeypatch.setenv("LETHE_WORKERS", "2")
 
 
+def folder(x: int) -> str:
+    return os.getcwd()
+
+
+def test_workers_work_in_the_folder_of_their_parent(start_method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fan_out(folder, [(0,), (1,)], "folders") == [str(tmp_path)] * 2
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_results_are_in_the_order_of_the_jobs(monkeypatch, workers):
     monkeypatch.setenv("LETHE_WORKERS", workers)
