@@ -10,7 +10,7 @@
     random_weights    an untrained network
 
 They run on digits with the network and the recipe of `digits-resnet`, in a temporary project of the ordinary layout:
-the stages train the originals and the retrains, and judge. So whatever the stages `attack` and `probe` compute is checked.
+the stages train the originals and the retrains, and judge. So whatever `attack` and `probe` compute is checked.
 
 It is no stage of the pipeline. What it finds is a property of the code, whatever benchmarks `run` names; and its table
 stands amid the text of docs/metrics.md, which DVC, were it an output, would delete before each run.
