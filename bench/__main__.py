@@ -23,6 +23,7 @@ STAGES = {  # sub-command -> its positional arguments
     "unlearn": ("benchmark", "method"),
     "attack": ("benchmark", "method"),
     "probe": ("benchmark", "method"),
+    "study": ("benchmark",),
     "leaderboard": ("benchmark",),
     "timings": ("benchmark",),
     "figures": ("benchmark",),

@@ -39,6 +39,7 @@ from bench.requests import (
     steps,
     target_names,
 )
+from bench.studies import NAMES
 
 PARAMS = Path("params.yaml")
 METHODS = Path(__file__).resolve().parent.parent / "methods"
@@ -223,6 +224,7 @@ class Benchmark(Section):
     unlearning_seeds: Seeds = Field(default_factory=lambda: [0])
     judging_seeds: Seeds = Field(default_factory=lambda: [0])
     probe: Probe | None = None
+    studies: Annotated[list[Name], AfterValidator(no_duplicates)] = Field(default_factory=list)  # bench/studies
 
     @property
     def oracle(self) -> bool:
@@ -267,6 +269,13 @@ class Benchmark(Section):
         if probe is not None and (others := sorted(set(probe.seeds) - set(info.data.get("seeds", probe.seeds)))):
             raise ValueError(f"seeds: {others[0]} is not among the benchmark's seeds, of which some are probed")
         return probe
+
+    @field_validator("studies")
+    @classmethod
+    def _known_studies(cls, studies: list[str]) -> list[str]:
+        if others := [name for name in studies if name not in NAMES]:
+            raise ValueError(unknown(others[0], NAMES, "study"))
+        return studies
 
     @field_validator("requests")
     @classmethod

@@ -14,6 +14,7 @@
     data/tables/BENCHMARK/METHOD/                runs.csv (metrics), classes.csv, confusion.csv,
                                                  attack.json (reasons), method.json
     data/probes/BENCHMARK/METHOD/                probes.csv (metrics that need weights), curves.csv, layers.csv
+    data/studies/BENCHMARK/                      NAME.csv: tables of small experiments that figures draw
     data/unfinished/STAGE/...                    what a stage that is not finished has made so far
     reports/BENCHMARK/                           leaderboard.csv and .md, tests.csv, ranks.csv, metrics.json,
                                                  timings.csv and .md, figures/
@@ -115,6 +116,15 @@ def table_folder(benchmark: str, method: str) -> Path:
 
 def probe_folder(benchmark: str, method: str) -> Path:
     return DATA / "probes" / benchmark / method
+
+
+def study_folder(benchmark: str) -> Path:
+    return DATA / "studies" / benchmark
+
+
+def study_file(benchmark: str, name: str) -> Path:
+    """The table of one of a benchmark's `studies`."""
+    return study_folder(benchmark) / f"{name}.csv"
 
 
 def report_folder(benchmark: str) -> Path:

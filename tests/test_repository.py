@@ -64,7 +64,7 @@ def test_judging_imports_no_torch(stage):
 
 
 ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench and methods
-    "bench/config.py": "corruption errors requests",
+    "bench/config.py": "corruption errors requests studies",
     "bench/corruption.py": "errors requests seeds",
     "bench/requests.py": "",
     "bench/store.py": "errors",
@@ -96,7 +96,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/resume.py": "checkpoint config datasets errors imports jobs provenance store",
     "bench/metrics/*.py": "config corruption errors store datasets forget metrics",
     "bench/report/*.py": "config errors requests store metrics report seeds",
-    "bench/figures/*.py": "config errors requests store metrics report figures",
+    "bench/figures/*.py": "config datasets errors forget requests store metrics report figures",
 }
 
 

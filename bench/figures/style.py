@@ -27,14 +27,17 @@ STYLE: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lethe",  # else names inside the file differ each time
     "savefig.dpi": 160,
 }
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `path` with the suffixes .pdf and .png, without dates, and close the figure."""
-    for suffix, metadata in {".pdf": {"CreationDate": None}, ".png": {}}.items():
+    """Write `path` with the suffixes .pdf, .svg and .png, without dates, and close the figure."""
+    for suffix, metadata in {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}.items():
         buffer = BytesIO()
-        figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+        with plt.rc_context(STYLE):
+            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
         store.write_bytes(path.with_suffix(suffix), buffer.getvalue())
     plt.close(figure)

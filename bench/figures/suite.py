@@ -1,18 +1,41 @@
 """The suite's own figures: gap to retrain, forgetting against cost, accuracy per class, and what ranks are worth."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from bench.figures.given import Given
 from bench.figures.style import COLOURS, MARKERS, STYLE
+from bench.metrics import comparisons
 from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE, UNDECIDED, CriticalDifference
+from bench.report import tables
 
 DECADES = [-100, -10, -1, 0, 1, 10, 100]
 VERDICTS = {INDISTINGUISHABLE: (COLOURS[2], "o"), UNDECIDED: ("#666666", "D"), DIFFERENT: (COLOURS[1], "s")}
 GAPS = {"UA": "UA", "RA": "RA", "TA": "TA", "mia_salun": "MIA (SalUn)"}
+
+
+def figures(given: Given) -> Iterator[tuple[str, Figure]]:
+    """File name, without suffix, and figure."""
+    params, benchmark, table = given.params, given.benchmark, given.table
+    ranks, blocks = tables.ranks(params, given.judged), tables.blocks(params, given.judged)
+    for request, _, targets in tables.requests(given.section):
+        here, title = table[table["request"] == request], f"{benchmark}, request {request}"
+        classes = given.judged.classes[given.judged.classes["target"].isin(targets)]
+        yield f"{request}-accuracy-per-class", accuracy_per_class(classes, list(params.methods), title)
+        if here["gap"].notna().any():
+            yield f"{request}-gap-to-retrain", gap_to_retrain(here, title)
+            yield f"{request}-forgetting-against-cost", forgetting_against_cost(here, title)
+        if len(of_request := ranks[ranks["request"] == request]):
+            yield f"{request}-rank-stability", rank_stability(of_request, title)
+        if min((scores := blocks[benchmark, request].dropna()).shape) > 2:
+            of_seeds = f"{title}; blocks are {len(scores)} seeds"
+            found = comparisons.critical_difference(scores)
+            yield f"{request}-critical-difference", critical_difference(found, of_seeds)
 
 
 def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:

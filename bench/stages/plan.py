@@ -16,6 +16,7 @@ from bench import imports, store
 from bench.config import Params
 
 OF_METHODS = {"skip", "hyperparameters"}  # of a benchmark's section: stand with the method that they concern
+OF_OTHERS = OF_METHODS | {"probe", "studies"}
 
 
 def run(params: Params) -> str:
@@ -32,7 +33,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
     for name in params.run:
         section = params.benchmark(name)
         whole = section.model_dump(mode="json")
-        of_attack = {key: value for key, value in whole.items() if key not in OF_METHODS | {"probe"}}
+        of_attack = {key: value for key, value in whole.items() if key not in OF_OTHERS}
         of_unlearn = {key: value for key, value in of_attack.items() if key != "judging_seeds"}
         parameters = {
             "data": {key: whole[key] for key in ("dataset", "validation")},
@@ -40,6 +41,8 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
             "memorize": {key: value for key, value in of_unlearn.items() if key != "unlearning_seeds"},
         }
         parameters |= dict.fromkeys(("leaderboard", "timings", "figures"), whole | {"methods": entries})
+        used = {entry: methods.consists_of(params, entry, name) for entry in entries} if section.studies else {}
+        parameters["study"] = whole | {"methods": used}
         for stage, values in parameters.items():
             yield store.plan_file(stage, name), {"code": code(stage), "parameters": values}
         for entry in entries:

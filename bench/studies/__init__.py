@@ -1,0 +1,26 @@
+"""Small experiments behind figures that the leaderboard's runs cannot draw: sweeps, toy data, training curves.
+
+A benchmark's key `studies` names those that its stage `study` makes; each leaves one table,
+`data/studies/BENCHMARK/NAME.csv`, which the stage `figures` draws. This module is read by bench/config.py and imports
+nothing of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that its name begins with
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Independent jobs, each of which returns rows of the study's table.
+
+    Attributes:
+        jobs: of the parameters and the benchmark's name, the arguments of each job.
+        one: a job: called in a worker process; its rows, which all have the same keys.
+    """
+
+    jobs: Callable[..., list[tuple[Any, ...]]]
+    one: Callable[..., list[dict[str, Any]]]
