@@ -5,7 +5,7 @@ was taken out leaves none, a run that is missing is an error.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -194,8 +194,8 @@ def rankings(each: Compared) -> dict[tuple[str, str], dict[str, int]]:
     return found
 
 
-def tests(params: Params, judged: Judged) -> pd.DataFrame:
-    """Paired tests over training seeds, with the columns `TEST_COLUMNS`.
+def tests(params: Params, judged: Judged, metrics: Collection[str]) -> pd.DataFrame:
+    """Paired tests over training seeds of some metrics, with the columns `TEST_COLUMNS`.
 
     With `other` = retrain the gap, of each metric; between two methods the difference of their distances to
     retrain, of `AVERAGED` and of the average gap. Holm's correction is over the rows of one request and metric of
@@ -203,7 +203,8 @@ def tests(params: Params, judged: Judged) -> pd.DataFrame:
     """
     parts = []
     for each in compared(params, judged):
-        gaps = per_seed_gaps(each, [c for c in each.values["retrain"] if c not in COSTS])
+        wanted = {*metrics, *AVERAGED} - {*COSTS}
+        gaps = per_seed_gaps(each, [c for c in each.values["retrain"] if c in wanted])
         parts += [
             _tests(each, metric, {(m, "retrain"): gaps[metric, m] for m in gaps[metric]})
             for metric in gaps.columns.unique("metric")
