@@ -1,9 +1,9 @@
 """The stage `attack` for one method on a benchmark of CIFAR-10's size, from predictions to tables.
 
 Synthetic logits of 60,000 samples and 10 classes (45,000 trained on, 5,000 held out, 10,000 for testing), 10 seeds,
-three targets: two classes and a random tenth. The originals fit what they were trained on a little better than the rest,
-and the method has half of that left. The predictions of original, retrain and method lie on the disk, as `unlearn`
-leaves them.
+three targets: two classes and a random tenth. The originals fit what they were trained on a little better than the
+rest, and the method has half of that left. The predictions of original, retrain and method lie on the disk, as
+`unlearn` leaves them.
 """
 
 import os
