@@ -1,59 +1,94 @@
-"""Judging one method on a benchmark of CIFAR-10's size: seconds of each metric that compares models.
+"""The stage `attack` for one method on a benchmark of CIFAR-10's size, from predictions to tables.
 
-Synthetic logits of 60,000 samples and 10 classes (50,000 trained on, 10,000 unseen), 10 seeds, 3 targets of a tenth
-of the training set; the method, its retrains and its originals. One thread. `60,000` is the same with every sample in
-the forget set, the most that there can be. Peak memory is of the whole process.
+Synthetic logits of 60,000 samples and 10 classes (45,000 trained on, 5,000 held out, 10,000 for testing), 10 seeds,
+three targets: two classes and a random tenth. The originals fit what they were trained on a little better than the
+rest, and the method has half of that left. The predictions of original, retrain and method lie on the disk, as
+`unlearn` leaves them.
 """
 
+import os
 import resource
+import sys
+import time
 
 import numpy as np
-from common import report, seconds
-from threadpoolctl import threadpool_limits
+from common import report
 
-from bench.metrics.likelihood import margin, rmia, ruli, ruli_privacy, ulira
-from bench.metrics.quality import epsilon, klom
+from bench import datasets, forget, jobs, store
+from bench.config import Params
+from bench.stages import attack
 
-TRAINED, UNSEEN, CLASSES, SEEDS, TARGETS, FORGET = 50_000, 10_000, 10, 10, 3, 5_000
+NAME, CLASSES, SEEDS = "cifar10-sized", 10, 10
+SIZES = {"train": 45_000, "validation": 5_000, "test": 10_000}
+LEAKS = {"original": 1.0, "retrain": 0.0, "mine": 0.5}  # what is added to the true logit of forgotten samples
+CARD = {"card": {"serves": ["class", "random"]}, "hyperparameters": {}}
 
 
-def logits(shift: float, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Of one network, float32 [n, classes]: the true class's stands out by about 8, and by `shift` more."""
+def params() -> Params:
+    benchmark = {
+        "dataset": "cifar10",
+        "validation": 0.1,
+        "architecture": "resnet18-cifar",
+        "training": {"epochs": 1, "batch_size": 256, "lr": 0.1},
+        "requests": {"class": {"kind": "class", "targets": [0, 3]}, "random": {"kind": "random", "fraction": 0.1}},
+        "seeds": list(range(SEEDS)),
+    }
+    sections = {"run": [NAME], "benchmarks": {NAME: benchmark}, "methods": {method: {} for method in LEAKS}}
+    return Params.model_validate(sections)
+
+
+def make(settings: Params) -> None:
+    """A data set without pixels, and the predictions of all runs."""
+    labels = {split: np.arange(n) % CLASSES for split, n in SIZES.items()}
+    tensors = {f"{split}_images": np.zeros((n, 1, 1, 1), np.uint8) for split, n in SIZES.items()}
+    tensors |= {f"{split}_labels": own for split, own in labels.items()}
+    tensors |= {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
+    store.write_tensors(store.dataset_folder(NAME) / "samples.safetensors", tensors)
+    store.write_json(store.dataset_folder(NAME) / "audit.json", {"splits": {s: {"sha256": s} for s in SIZES}})
+    data = datasets.content_hash(store.dataset_folder(NAME))
+    counts = {"samples": {"forward": 1, "backward": 1}, "flops": {"forward": 1, "backward": 1, "beside": 0}}
+    sidecar = {"status": "ok", "reason": "", "data": data, "stored_bytes": 0} | counts
+    for method, leak in LEAKS.items():
+        store.write_json(store.predictions_folder(NAME, method) / "method.json", CARD)
+        for target in forget.of_benchmark(NAME, settings.benchmark(NAME)):
+            for seed in range(SEEDS):
+                rng = np.random.default_rng([seed, len(method), len(target.name)])
+                path = store.run_file(NAME, method, target.name, seed)
+                shift = np.full(SIZES["train"], 1.0)
+                shift[target.indices] = leak
+                shifts = {split: shift if split == "train" else np.zeros(n) for split, n in SIZES.items()}
+                store.write_tensors(path, {split: logits(labels[split], shifts[split], rng) for split in SIZES})
+                store.write_json(path.with_suffix(".json"), sidecar)
+
+
+def logits(labels: np.ndarray, shift: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of one network, float32 [n, classes]: the true class's stands out by about 6, and by `shift` more."""
     z = rng.normal(0, 2, (len(labels), CLASSES))
-    z[np.arange(len(labels)), labels] += rng.normal(8 + shift, 2, len(labels))
+    z[np.arange(len(labels)), labels] += rng.normal(6, 2, len(labels)) + shift
     return z.astype(np.float32)
 
 
 def main() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(TRAINED + UNSEEN) % CLASSES
-    bank = {side: [logits(s, labels, rng) for _ in range(SEEDS)] for side, s in (("u", 0.5), ("r", 0.0), ("o", 2.0))}
-    margins = {side: np.stack([margin(z, labels) for z in networks]) for side, networks in bank.items()}
-    z = {side: m[:, TRAINED:] for side, m in margins.items()}
-    metrics = {
-        "margin": lambda f: np.stack([margin(network, labels) for network in bank["u"]]),
-        "ulira": lambda f: ulira(margins["u"][:, f], margins["r"][:, f]),
-        "ruli": lambda f: ruli(*(margins[side][:, f] for side in "uro")),
-        "ruli_privacy": lambda f: ruli_privacy(margins["u"][:, f], z["u"], labels[f], labels[TRAINED:]),
-        "rmia": lambda f: rmia(margins["u"][:, f], margins["r"][:, f], z["u"], z["r"], margins["o"][:, f], z["o"]),
-        "klom": lambda f: klom(margins["u"][:, f], margins["r"][:, f]),
-        "epsilon": lambda f: epsilon(margins["u"][:, f], margins["r"][:, f]),
-    }
-    rows, total = [], np.zeros(2)
-    with threadpool_limits(1):
-        for name, metric in metrics.items():
-            taken = [seconds(lambda f=f, metric=metric: metric(f), 1) for f in (slice(0, FORGET), slice(None))]
-            total += taken
-            rows.append([name, f"{taken[0]:.2f}", f"{TARGETS * taken[0]:.2f}", f"{taken[1]:.2f}"])
-    rows.append(["all", f"{total[0]:.2f}", f"{TARGETS * total[0]:.2f}", f"{total[1]:.2f}"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    columns = [
-        "metric",
-        f"seconds, {FORGET:,} samples",
-        f"seconds, {TARGETS} targets",
-        f"seconds, {len(labels):,} samples",
+    os.environ.update(dict.fromkeys(jobs.THREADS, "1"))
+    os.environ[jobs.WORKERS] = "2"
+    if sys.platform == "linux":
+        jobs.start_method = "fork"
+    settings = params()
+    with store.elsewhere():
+        make(settings)
+        started = time.perf_counter()
+        said = attack.run(settings, NAME, "mine")
+        wall = time.perf_counter() - started
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu, own = children.ru_utime + children.ru_stime, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = [own / 2**20, children.ru_maxrss / 2**20]
+    rows = [[said, f"{wall:.0f}", f"{cpu:.0f}", f"{peaks[0]:.2f}", f"{peaks[1]:.2f}"]]
+    columns = ["what", "seconds, 2 workers", "CPU seconds", "peak GiB, stage", "peak GiB, largest worker"]
+    notes = [
+        "Memory is resident, of each process apart: of the stage and its two workers together it is at most their sum."
     ]
-    report("judging", f"Judging one method, {SEEDS} seeds; peak memory {peak:.2f} GiB", columns, rows)
+    title = f"Judging one method: {sum(SIZES.values()):,} samples, {CLASSES} classes, {SEEDS} seeds, 3 targets"
+    report("judging", title, columns, rows, notes=notes)
 
 
 if __name__ == "__main__":

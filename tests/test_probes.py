@@ -14,7 +14,7 @@ from bench.errors import BadInput
 from bench.metrics.representations import linear_cka
 from bench.models import ARCHITECTURES, seeded
 from bench.probes import PENULTIMATE, Steps, accuracy, again, blocks, few, grams, relearn
-from bench.stages import probe, train, unlearn
+from bench.stages import probing, train, unlearn
 from bench.training import Samples, View, shuffled
 from tests.conftest import CLASSES, blobs, build
 
@@ -170,7 +170,7 @@ def benchmark(tmp_path_factory):
 def rows(params, method: str, target: str = "class-2", seed: int = 0, retrains=(0, 1)) -> list:
     (chosen,) = (t for t in forget.of_benchmark("probed", params.benchmark("probed")) if t.name == target)
     digest = store.sha256(store.network_file("probed", method, target, seed))
-    return probe.one(params, "probed", method, chosen, seed, 0, digest, list(retrains))
+    return probing.one(params, "probed", method, chosen, seed, 0, digest, list(retrains))
 
 
 def metrics(made: list) -> dict[str, float]:
@@ -230,11 +230,11 @@ def test_a_random_request_has_no_probe_of_classes(benchmark):
 
 def test_a_failed_run_has_one_row_and_a_changed_network_is_an_error(benchmark):
     target = forget.of_benchmark("probed", benchmark.benchmark("probed"))[0]
-    ((row,), curves, layers) = probe.one(benchmark, "probed", "retrain", target, 0, 0, None, [])
+    ((row,), curves, layers) = probing.one(benchmark, "probed", "retrain", target, 0, 0, None, [])
     assert row["status"] == "failed: the run left no network"
     assert (curves, layers) == ([], [])
     with pytest.raises(BadInput, match=r"class-2/seed-0\.safetensors: is not the network"):
-        probe.one(benchmark, "probed", "retrain", target, 0, 0, "0" * 64, [])
+        probing.one(benchmark, "probed", "retrain", target, 0, 0, "0" * 64, [])
 
 
 def test_seeds_to_probe_are_the_benchmarks(tmp_path):

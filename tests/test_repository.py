@@ -57,7 +57,7 @@ print(*(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in {{"benc
     assert {str(Path(line).relative_to(ROOT)) for line in found.split()} <= hashes(module).keys()
 
 
-@pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures", "page"])
+@pytest.mark.parametrize("stage", ["attack", "probe", "leaderboard", "timings", "figures", "page"])
 def test_judging_imports_no_torch(stage):
     code = f"import sys, bench.__main__, bench.stages.{stage}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -5,7 +5,7 @@ was taken out leaves none, a run that is missing is an error.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -129,9 +129,11 @@ class Compared:
         retrain = self.values["retrain"]
         methods = [m for m, v in self.values.items() if m != "retrain" and retrain.index.isin(v.index).all()]
         metrics = [c for c in metrics if all(c in self.values[m] for m in ["retrain", *methods])]
-        found = {(c, m): self.values[m][c].reindex(retrain.index) - retrain[c] for c in metrics for m in methods}
-        columns = pd.MultiIndex.from_tuples(found, names=["metric", "method"])
-        return pd.DataFrame(found, index=retrain.index, columns=columns)
+        columns = pd.MultiIndex.from_product([metrics, methods], names=["metric", "method"])
+        if columns.empty:
+            return pd.DataFrame(index=retrain.index, columns=columns)
+        gaps = {m: self.values[m].reindex(retrain.index)[metrics] - retrain[metrics] for m in methods}
+        return pd.concat(gaps, axis=1, names=["method", "metric"]).swaplevel(axis=1)[columns]
 
     def draws(self, seeds: int) -> Bootstrap:
         """Draws of the runs of so many training seeds, the same for every method."""
@@ -194,8 +196,8 @@ def rankings(each: Compared) -> dict[tuple[str, str], dict[str, int]]:
     return found
 
 
-def tests(params: Params, judged: Judged) -> pd.DataFrame:
-    """Paired tests over training seeds, with the columns `TEST_COLUMNS`.
+def tests(params: Params, judged: Judged, metrics: Collection[str]) -> pd.DataFrame:
+    """Paired tests over training seeds of some metrics, with the columns `TEST_COLUMNS`.
 
     With `other` = retrain the gap, of each metric; between two methods the difference of their distances to
     retrain, of `AVERAGED` and of the average gap. Holm's correction is over the rows of one request and metric of
@@ -203,7 +205,8 @@ def tests(params: Params, judged: Judged) -> pd.DataFrame:
     """
     parts = []
     for each in compared(params, judged):
-        gaps = per_seed_gaps(each, [c for c in each.values["retrain"] if c not in COSTS])
+        wanted = {*metrics, *AVERAGED} - {*COSTS}
+        gaps = per_seed_gaps(each, [c for c in each.values["retrain"] if c in wanted])
         parts += [
             _tests(each, metric, {(m, "retrain"): gaps[metric, m] for m in gaps[metric]})
             for metric in gaps.columns.unique("metric")

@@ -11,7 +11,11 @@ def run(params: Params, benchmark: str) -> str:
     judged = tables.read(params)
     table = tables.leaderboard(params, judged)
     summary = store.read_json(store.scores_file(benchmark).with_name("summary.json"))
-    found = {"leaderboard": table, "tests": tables.tests(params, judged), "ranks": tables.ranks(params, judged)}
+    found = {
+        "leaderboard": table,
+        "tests": tables.tests(params, judged, text.HEADLINE),
+        "ranks": tables.ranks(params, judged),
+    }
     for name, rows in found.items():
         store.write_text(folder / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
     store.write_text(folder / "leaderboard.md", text.leaderboard(table) + text.memorization(summary))

@@ -150,7 +150,7 @@ def test_verdicts_and_ranks(folder):
 def test_paired_tests_and_ranks_without_a_seed_are_tables(folder):
     write_tables("salun", card())
     settings, judged, _ = build(salun={})
-    tests = tables.tests(settings, judged)
+    tests = tables.tests(settings, judged, ["UA"])
     assert list(tests.columns) == tables.TEST_COLUMNS
     row = find(tests, request="class", metric="UA", method="salun", other="retrain")
     assert (row["difference"], row["n"], row["p"]) == (pytest.approx(0.02), 3, 0)  # without variance
