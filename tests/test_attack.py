@@ -67,6 +67,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_stage_says_how_many_models_it_had_and_how_much_it_could_not_estimate(folder):
+    write_run("retrain", "random", 2, reason="diverged")
+    said = attack.run(params(), NAME, "mine")
+    assert "models a target: 3 mine, 2 retrain, 3 original" in said
+    missing = store.read_json(store.table_folder(NAME, "mine") / "attack.json")["missing"]
+    assert f"; {len({m for record in missing for m in record['metrics']})} metrics could not be estimated" in said
+
+
 def judged(method: str) -> tuple[pd.DataFrame, dict]:
     attack.run(params(), NAME, method)
     place = store.table_folder(NAME, method)

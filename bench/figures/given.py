@@ -59,7 +59,7 @@ class Given:
         return _tensors(store.run_file(self.benchmark, method, target, seed))
 
     def artifacts(self, method: str, target: str, seed: int) -> dict[str, np.ndarray] | None:
-        """What a method kept of a run, or of what its targets share (target 'prepared'), for analysis; None if nothing."""
+        """What a method kept of a run, or of what its targets share (target 'prepared'); None if nothing."""
         return _tensors(store.artifacts_file(self.benchmark, method, target, seed))
 
     def sidecar(self, method: str, target: str, seed: int) -> dict[str, Any]:

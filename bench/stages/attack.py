@@ -83,10 +83,17 @@ def run(params: Params, benchmark: str, method: str) -> str:
     folder = store.table_folder(benchmark, method)
     store.write_json(folder / "method.json", description)
     models = {target.name: banks[target.name, section.unlearning_seeds[0]].models for target in targets}
-    store.write_json(folder / "attack.json", {"models": models, "missing": unestimated(every)})
+    missing = unestimated(every)
+    store.write_json(folder / "attack.json", {"models": models, "missing": missing})
     for name, table in tables.items():
         store.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    return f"{len(places)} runs, {tables['runs']['metric'].nunique()} metrics"
+    line = f"{len(places)} runs, {tables['runs']['metric'].nunique()} metrics"
+    if models:
+        fewest = {name: min(of[name] for of in models.values()) for name in next(iter(models.values()))}
+        line += "; models a target: " + ", ".join(f"{n} {name}" for name, n in fewest.items())
+    if lacking := {metric for record in missing for metric in record["metrics"]}:
+        line += f"; {len(lacking)} metrics could not be estimated for some target, {folder}/attack.json says why"
+    return line
 
 
 @dataclass(frozen=True)

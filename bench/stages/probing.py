@@ -1,6 +1,5 @@
 """What the stage `probe` does with one network; apart from it, so that a benchmark without probes needs no torch."""
 
-
 import numpy as np
 import torch
 from torch import nn
