@@ -254,7 +254,9 @@ def of_methods(scale: Scale, work: Path, only: list[str]) -> None:
     of = given.training.model_copy(update={"epochs": 1} if scale.smoke else {"precision": "bf16", "compile": True})
     requests = {"class": {"kind": "class", "targets": [3]}, "random": {"kind": "random", "fraction": 0.1}}
     benchmark = Benchmark.model_validate(
-        given.model_dump() | {"training": of.model_dump(), "requests": requests, "seeds": [0]}
+        given.model_dump()
+        | {"training": of.model_dump(), "requests": requests, "seeds": [0]}
+        | {"probe": None, "studies": []}
     )
     params = params.model_copy(update={"benchmarks": params.benchmarks | {name: benchmark}})
     n = len(prepared(name, benchmark, work)["train"])
