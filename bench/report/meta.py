@@ -81,9 +81,9 @@ def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(metric: str, runs: pd.DataFrame) -> bool:
-    """Whether it is a bound or the floor of another metric, or a number of models."""
+    """Whether it is a bound or the floor of another metric, or a number of models or of samples."""
     name, _, end = metric.rpartition("_")
-    return "_models_" in metric or (end in {"low", "high", "floor"} and name in set(runs["metric"]))
+    return "_models_" in metric or end == "samples" or (end in {"low", "high", "floor"} and name in set(runs["metric"]))
 
 
 def _judged(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float, str]]:
