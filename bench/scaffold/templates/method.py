@@ -24,9 +24,7 @@ class NewMethod(Method):
             url="https://arxiv.org/abs/2108.11577",
         ),
         serves=EVERY_REQUEST,  # CLASS_REQUESTS, if it can forget whole classes alone
-        reads=frozenset(
-            {"retain"}
-        ),  # also "forget", "validation", "scores"; asking for what is not named fails the run
+        reads=frozenset({"retain"}),  # what else it reads: "forget", "validation", "scores"
         labels=True,
         trains=True,
     )
