@@ -214,7 +214,7 @@ class TestPipeline:
         for name in ("leaderboard.md", "metrics.json", "timings.csv", "timings.md", "../index.html"):
             assert (small / "reports/small" / name).stat().st_size > 0
         figures = {p.suffix for p in (small / "reports/small/figures").iterdir()}
-        assert figures == {".pdf", ".png"}
+        assert figures == {".pdf", ".png", ".svg"}
         logits = store.read_tensors(small / "data/predictions/small/kodge/class-3/seed-1.safetensors")
         assert {k: v.shape for k, v in logits.items()} == {
             "train": (1293, 10),
