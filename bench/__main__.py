@@ -1,4 +1,4 @@
-"""The command line: one sub-command a stage, and `check`, `verify` and `meta`.
+"""The command line: one sub-command a stage, and `check`, `verify`, `meta` and `new-method`.
 
 Every sub-command reads and checks params.yaml first. A `BadInput` is printed as its message alone,
 with exit status 1.
@@ -66,6 +66,10 @@ def run(options: argparse.Namespace) -> str:
         from bench import meta
 
         return meta.run(params)
+    if options.command == "new-method":
+        from bench import scaffold
+
+        return scaffold.new_method(options.name, options.paper)
     stage = importlib.import_module(f"bench.stages.{options.command}")
     names = [getattr(options, argument) for argument in STAGES[options.command]]
     return f"{' '.join([options.command, *names])}: {stage.run(params, *names)}"
@@ -93,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--runs", type=int, default=10, help="how many jobs, each of one run or several, to repeat (default: 10)"
     )
+    new = commands.add_parser("new-method", help="write the file of a new method, and its entry in params.yaml")
+    new.add_argument("name", help="of the file methods/NAME.py and of the row on the leaderboard")
+    new.add_argument("--paper", metavar="ARXIV", help="number on arXiv of the paper that it comes from, as 2302.09880")
     return root
 
 

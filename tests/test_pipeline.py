@@ -1,5 +1,6 @@
 """The real pipeline in a temporary copy of the repository, at small scale."""
 
+import json
 import os
 import re
 import shutil
@@ -213,7 +214,7 @@ class TestPipeline:
         for name in ("leaderboard.md", "metrics.json", "timings.csv", "timings.md", "../index.html"):
             assert (small / "reports/small" / name).stat().st_size > 0
         figures = {p.suffix for p in (small / "reports/small/figures").iterdir()}
-        assert figures == {".pdf", ".png"}
+        assert figures == {".pdf", ".png", ".svg"}
         logits = store.read_tensors(small / "data/predictions/small/kodge/class-3/seed-1.safetensors")
         assert {k: v.shape for k, v in logits.items()} == {
             "train": (1293, 10),
@@ -226,7 +227,14 @@ class TestPipeline:
     def test_dvc_metrics_show(self, small):
         shown = call(small, "dvc", "metrics", "show")
         assert shown.returncode == 0, shown.stderr
-        assert "small.class.retrain.UA" in shown.stdout
+        assert "class.retrain.UA" in shown.stdout
+
+    def test_dvc_plots_show(self, small):
+        shown = call(small, "dvc", "plots", "show", "--json")
+        assert shown.returncode == 0, shown.stderr
+        drawn = json.loads(shown.stdout)["data"]
+        requests = {"class", "random", "memorized", "steps-1", "steps-2"}
+        assert drawn.keys() == {f"reports/small/plots/{request}.csv" for request in requests}
 
     def test_unchanged_nothing_runs(self, small):
         assert repro(small) == []

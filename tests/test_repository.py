@@ -93,6 +93,7 @@ ALLOWED = {  # arrows of docs/architecture.md: what a part may import of bench a
     "bench/concepts.py": "errors layers store training",
     "bench/jobs.py": "errors jobs",
     "bench/imports.py": "store",
+    "bench/scaffold/*.py": "config errors",
     "bench/resume.py": "checkpoint config datasets errors imports jobs provenance store",
     "bench/metrics/*.py": "config corruption errors store datasets forget metrics",
     "bench/report/*.py": "config errors requests store metrics report seeds",

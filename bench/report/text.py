@@ -1,4 +1,4 @@
-"""The leaderboard as Markdown, and as nested numbers for `dvc metrics`."""
+"""The leaderboard as Markdown, and as numbers for `dvc metrics` and `dvc plots`."""
 
 import math
 from typing import Any
@@ -44,6 +44,7 @@ MEANING = {
     "corruption_hidden": "share of the manipulated training samples that were not discovered, called their false label",
     "samples": "samples passed forward and backward, relative to retraining",
 }
+FOR_DVC = ("avg_gap", "UA", "RA", "TA", "mia_salun", "poison_success", "confusion_error", "samples")  # few: a line each
 
 SHARED = "†"
 SHARED_MEANING = (
@@ -203,12 +204,27 @@ def memorization(summary: dict[str, Any]) -> str:
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """benchmark -> request -> method -> metric -> mean, of the headline metrics."""
+    """request -> method -> metric -> mean, of the metrics `FOR_DVC` of one benchmark, to four decimals."""
     nested: dict[str, Any] = {}
-    for row in table[table["metric"].isin(HEADLINE)].itertuples():
-        place = nested.setdefault(row.benchmark, {}).setdefault(row.request, {}).setdefault(row.method, {})
-        place[row.metric] = round(row.mean, 6)
+    for row in table[table["metric"].isin(FOR_DVC)].itertuples():
+        nested.setdefault(row.request, {}).setdefault(row.method, {})[row.metric] = round(row.mean, 4)
     return nested
+
+
+def plotted(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """request -> what `dvc plots` draws of one benchmark: `method, metric, value`, in the order of the leaderboard.
+
+    Values in percent, passes relative to retraining.
+    """
+    shown = [metric for metric in FOR_DVC if metric in set(table["metric"])]
+    found = {}
+    for request, here in table[table["metric"].isin(shown)].groupby("request", sort=False):
+        place = {method: i for i, method in enumerate(ordered(here))}
+        here = here.sort_values("method", key=lambda names: names.map(place), kind="stable")
+        here = here.assign(value=here["mean"].where(here["metric"].isin(COSTS), 100 * here["mean"]).round(2))
+        here = here.assign(metric=pd.Categorical(here["metric"], shown)).sort_values("metric", kind="stable")
+        found[str(request)] = here.assign(metric=here["metric"].map(HEADLINE))[["method", "metric", "value"]]
+    return found
 
 
 def _line(cells: list[str]) -> str:

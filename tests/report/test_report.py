@@ -335,8 +335,21 @@ def test_a_verdict_has_a_mark(verdict, mark):
 
 def test_numbers_for_dvc_metrics(folder):
     nested = text.metrics(build()[2])
-    assert nested["bench-a"]["random"]["retrain"]["UA"] == pytest.approx(0.91)
+    assert nested["random"]["retrain"]["UA"] == pytest.approx(0.91)
+    assert set(nested["random"]["retrain"]) <= {"avg_gap", "UA", "RA", "TA", "mia_salun", "samples"}
     json.dumps(nested, allow_nan=False)
+
+
+def test_rows_for_dvc_plots_stand_in_percent_by_average_gap(folder):
+    table = build()[2]
+    rows = text.plotted(table)["random"]
+    shown = rows.pivot(index="method", columns="metric", values="value")
+    assert shown.loc["retrain", "UA"] == pytest.approx(91)
+    assert list(rows["metric"].unique())[:2] == ["Avg. gap", "UA"]
+    for _, of_metric in rows.groupby("metric"):
+        assert list(of_metric["method"])[:2] == ["original", "retrain"]
+    gaps = rows.loc[rows["metric"] == "Avg. gap", "value"].iloc[2:]
+    assert gaps.is_monotonic_increasing
 
 
 def test_page_loads_nothing_from_elsewhere_and_is_the_same_twice(folder):
