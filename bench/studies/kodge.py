@@ -269,7 +269,8 @@ def maps(params: Params, name: str, seed: int) -> Rows:
 
 def small(values: Tensor) -> Tensor:
     """Images or maps [n, height, width], by means over places at most SIDE x SIDE."""
-    return F.adaptive_avg_pool2d(values, [min(side, SIDE) for side in values.shape[-2:]])
+    height, width = values.shape[-2:]
+    return F.adaptive_avg_pool2d(values, (min(height, SIDE), min(width, SIDE)))
 
 
 STUDIES = {
