@@ -4,6 +4,7 @@ Of the paper's numbers two are known to us, of its first version: figure 4 (comp
 others follow scripts of the released code, which the functions name.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -108,7 +109,11 @@ def toy_boundaries(study: pd.DataFrame) -> Figure:
                 axis.scatter(points["x"], points["y"], s=5, marker=MARKERS[c], color=COLOURS[c], lw=0, alpha=0.8)
             kept, gone = (test[(test["label"] == classes[0]) == forgotten] for forgotten in (False, True))
             right = [100 * (part["label"] == part["predicted"]).mean() for part in (kept, gone)]
-            axis.set_title(f"{title}\nretained {right[0]:.1f} %, forgotten {right[1]:.1f} %", fontsize=8.5)
+            for row, column in itertools.product((0, -1), (0, -1)):  # which class has each corner
+                at = 0.92 * x[column], 0.92 * y[row]
+                axis.text(*at, str(regions.iloc[row, column]), ha="center", va="center", fontsize=9, weight="bold")
+            axis.set_title(f"{title}\nretained {right[0]:.1f} %, forgotten {right[1]:.1f} %", fontsize=8)
+            axis.set_xticks([-2, 0, 2])
             axis.set_xlabel("first feature")
             axis.set_aspect("equal")
         axes[0].set_ylabel("second feature")
@@ -380,11 +385,12 @@ def compute(here: pd.DataFrame, title: str) -> Figure:
             rows = costs[metric].loc[mean.index]
             shown = rows["mean"] > 0  # a logarithm has no place for nothing
             half = np.nan_to_num([rows["mean"] - rows["ci_low"], rows["ci_high"] - rows["mean"]]).clip(0)
-            y = np.arange(len(rows))
+            y = np.arange(len(rows)) + (0.14 if metric == "samples" else -0.14)
             axis.errorbar(
                 rows["mean"][shown], y[shown], xerr=half[:, shown], fmt=marker, color=colour, ms=4.5, capsize=2, lw=1.2
             )
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_yticks(range(len(mean)), mean.index)
         for tick in axis.get_yticklabels():
             tick.set_fontweight("bold" if tick.get_text() == METHOD else "normal")
@@ -487,16 +493,17 @@ def ulira_roc(folds: Mapping[str, Mapping[str, Sequence[Fold]]], title: str) -> 
         )
         for axis, (target, of) in zip(axes[0], folds.items(), strict=True):
             least = 1.0
-            for method in methods:
+            for method in reversed(methods):  # Kodge lies on top
                 if method in of:
                     members, others = (np.concatenate([f[side] for f in of[method]], axis=None) for side in (0, 1))
                     truth = np.repeat([1, 0], [members.size, others.size])
                     false, true, _ = roc_curve(truth, np.concatenate([members, others]))
-                    colour, marker = LOOKS[method]
-                    axis.plot(false, true, color=colour, marker=marker, ms=4, lw=1.1, markevery=0.17)
-                    least = min(least, 1 / others.size)
+                    first = np.flatnonzero(false == 0)[-1]  # no false positive: shown where the next point would be
+                    least, (colour, marker) = min(least, 1 / others.size), LOOKS[method]
+                    x = np.maximum(false[first:], 1 / others.size)
+                    axis.plot(x, true[first:], color=colour, marker=marker, ms=4, lw=1.1, markevery=0.2)
             axis.plot([least, 1], [least, 1], color="black", lw=0.8, ls=":")
-            axis.set(xscale="log", yscale="log", xlim=(least, 1.15), ylim=(least, 1.15))
+            axis.set(xscale="log", yscale="log", xlim=(least, 1.15), ylim=(least, 1.3))
             axis.set_title(target, fontsize=9)
             axis.set_xlabel("false-positive rate")
         axes[0][0].set_ylabel("true-positive rate")
