@@ -498,10 +498,11 @@ def ulira_roc(folds: Mapping[str, Mapping[str, Sequence[Fold]]], title: str) -> 
                     members, others = (np.concatenate([f[side] for f in of[method]], axis=None) for side in (0, 1))
                     truth = np.repeat([1, 0], [members.size, others.size])
                     false, true, _ = roc_curve(truth, np.concatenate([members, others]))
-                    first = np.flatnonzero(false == 0)[-1]  # no false positive: shown where the next point would be
-                    least, (colour, marker) = min(least, 1 / others.size), LOOKS[method]
-                    x = np.maximum(false[first:], 1 / others.size)
-                    axis.plot(x, true[first:], color=colour, marker=marker, ms=4, lw=1.1, markevery=0.2)
+                    step, (colour, marker) = 1 / others.size, LOOKS[method]  # one false positive, where curves begin
+                    x = np.append(step, false[false > step])
+                    y = np.append(true[false <= step].max(), true[false > step])
+                    axis.plot(x, y, color=colour, marker=marker, ms=4, lw=1.1, markevery=0.2)
+                    least = min(least, step)
             axis.plot([least, 1], [least, 1], color="black", lw=0.8, ls=":")
             axis.set(xscale="log", yscale="log", xlim=(least, 1.15), ylim=(least, 1.3))
             axis.set_title(target, fontsize=9)
