@@ -19,11 +19,9 @@ from sklearn.metrics import roc_curve
 from bench.figures.given import Given
 from bench.figures.style import COLOURS, MARKERS, STYLE
 from bench.forget import Target
-from bench.metrics.judged import Judged
 from bench.metrics.likelihood import MIN_MODELS, cross_fitted, margin, student
 from bench.metrics.roc import Fold
 from bench.report import tables
-from bench.requests import ClassesRequest, SequentialRequest
 
 METHOD = "kodge"
 STAGES = {"original": "original", METHOD: "Kodge", "retrain": "retrain"}  # before, after, what should come out
@@ -34,6 +32,7 @@ LOOKS = (
     }
     | {"original": ("#777777", "*")}
 )
+SERVED = {"class", "classes"}  # kinds of request
 PANELS = 3  # targets of one request in a figure
 NEIGHBOURS = 5  # classes that are most confused with the forgotten one, at most a third of all others
 NUMBERED = 20  # classes up to which cells and ticks are readable
@@ -57,11 +56,11 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
     if len(growing):
         yield "kodge-figure-5-several-classes", accuracy_by_classes(growing, name)
     for row, kinds, names in tables.requests(given.section):
-        title, targets = f"{name}, request {row}", [t for t in given.targets if t.name in names]
+        title = f"{name}, request {row}"
         if kinds == {"confusion"}:
             yield f"kodge-confused-classes-{row}", confused(given.table[given.table["request"] == row], title)
         if kinds == {"class"} and METHOD in given.params.methods and not given.section.left_out(METHOD):
-            yield from of_classes(given, row, title, targets)
+            yield from of_classes(given, row, title, [t for t in given.targets if t.name in names])
 
 
 def of_classes(given: Given, row: str, title: str, targets: list[Target]) -> Iterator[tuple[str, Figure]]:
@@ -70,13 +69,13 @@ def of_classes(given: Given, row: str, title: str, targets: list[Target]) -> Ite
     if {"samples", "flops"} <= set(here["metric"]):
         yield f"kodge-figure-4-compute-{row}", compute(here, title)
     first = targets[:PANELS]
-    shares = {method: given.confusion(method) for method in STAGES if method in given.params.methods}
-    if all(len(table) for table in shares.values()):
+    shares = {method: table for method in STAGES if len(table := given.confusion(method))}
+    if METHOD in shares:
         yield f"kodge-confusion-{row}", confusion_matrices(shares, first, given.dataset.classes, title)
-    runs = {method: judged_runs(given, method, first) for method in ("original", "retrain", *COMPARED)}
-    if runs["original"] and (near := {t.name: neighbours(given, runs["original"], t) for t in first}):
+    near = {target.name: found for target in first if (found := neighbours(given, target))}
+    if len(near) == len(first):
         yield f"kodge-interclass-{row}", interclass(given.judged.classes, near, first, title)
-    if given.section.corruption is None and (folds := likelihood_ratios(runs, first)):
+    if given.section.corruption is None and (folds := likelihood_ratios(given, first)):
         yield f"kodge-ulira-roc-{row}", ulira_roc(folds, title)
 
 
@@ -180,11 +179,15 @@ def confusion_matrices(
     return figure
 
 
-def neighbours(given: Given, originals: Mapping[tuple[str, int], Judged], target: Target) -> list[int]:
+def neighbours(given: Given, target: Target) -> list[int]:
     """The classes that the originals most confuse with the forgotten one, by mean probability on its test samples."""
-    classes = given.dataset.classes
-    parts = [run.forget_test for (name, _), run in originals.items() if name == target.name]
-    probability = np.mean([softmax(part.logits, axis=1).mean(axis=0) for part in parts], axis=0)
+    labels, classes = given.dataset.test.labels, given.dataset.classes
+    gone = np.isin(labels, target.classes)
+    runs = [given.logits("original", target.name, seed) for seed in given.section.seeds]
+    found = [softmax(run["test"][gone].astype(np.float64), axis=1).mean(axis=0) for run in runs if run is not None]
+    if not found:
+        return []
+    probability = np.mean(found, axis=0)
     probability[list(target.classes)] = -1
     count = min(NEIGHBOURS, max(1, (classes - len(target.classes)) // 3))
     return [int(c) for c in np.argsort(-probability, kind="stable")[:count]]
@@ -316,11 +319,10 @@ def missing_class(study: pd.DataFrame, benchmark: str) -> Figure:
 
 def several_classes(given: Given) -> pd.DataFrame:
     """Accuracies of requests for more and more classes: `kind`, `forgotten`, `method`, `seed`, `ACC_r`, `ACC_f`."""
-    kinds = {ClassesRequest: "one-shot", SequentialRequest: "sequential"}
-    ways = {row: kinds[type(request)] for row, request in given.section.requests.items() if type(request) in kinds}
-    of = {t.name: (ways[t.request], len(t.classes)) for t in given.targets if t.request in ways and t.classes}
-    if METHOD not in given.params.methods:
-        of = {}
+    kinds = {"classes": "one-shot", "sequential": "sequential"}
+    ways = {row: kinds[r.kind] for row, r in given.section.requests.items() if r.kind in kinds}
+    served = given.targets if ways and METHOD in given.params.methods else []
+    of = {t.name: (ways[t.request], len(t.classes)) for t in served if t.request in ways and t.kinds <= SERVED}
     runs = given.judged.runs
     runs = runs[runs["target"].isin(of) & runs["metric"].isin(["ACC_r", "ACC_f"]) & runs["method"].isin(LOOKS)]
     keys = ["target", "method", "seed"]
@@ -448,34 +450,27 @@ def saliency(study: pd.DataFrame, benchmark: str) -> Figure:
 # --- U-LiRA -------------------------------------------------------------------------------------------
 
 
-def judged_runs(given: Given, method: str, targets: Sequence[Target]) -> dict[tuple[str, int], Judged]:
-    """The runs of a method by target and seed, those that there are."""
-    found = {}
-    for target in targets:
-        for seed in given.section.seeds:
-            if (logits := given.logits(method, target.name, seed)) is not None:
-                found[target.name, seed] = Judged.of(logits, given.dataset, target)
+def margins(given: Given, method: str, target: Target) -> dict[int, np.ndarray]:
+    """Of the forget set, as `bench.metrics.likelihood` wants them, by seed, of those runs that there are."""
+    labels, found = given.dataset.train.labels[target.indices], {}
+    for seed in given.section.seeds:
+        if (logits := given.logits(method, target.name, seed)) is not None:
+            found[seed] = margin(logits["train"][target.indices], labels)
     return found
 
 
-def likelihood_ratios(
-    runs: Mapping[str, Mapping[tuple[str, int], Judged]], targets: Sequence[Target]
-) -> dict[str, dict[str, list[Fold]]]:
+def likelihood_ratios(given: Given, targets: Sequence[Target]) -> dict[str, dict[str, list[Fold]]]:
     """Target -> method -> what `bench.metrics.likelihood.ulira` judges: scores of unlearned and retrained models."""
     found: dict[str, dict[str, list[Fold]]] = {}
-    for target in targets:
+    for target in targets if len(given.section.seeds) >= MIN_MODELS else []:
+        retrained = margins(given, "retrain", target)
         for method in ("original", *COMPARED):
-            seeds = [s for t, s in runs[method] if t == target.name and (t, s) in runs["retrain"]]
+            unlearned = margins(given, method, target)
+            seeds = sorted(unlearned.keys() & retrained.keys())
             if len(seeds) >= MIN_MODELS:
-                sides = (
-                    np.stack([_margins(runs[of][target.name, seed]) for seed in seeds]) for of in (method, "retrain")
-                )
-                found.setdefault(target.name, {})[method] = cross_fitted(*sides, student)
+                sides = [np.stack([side[seed] for seed in seeds]) for side in (unlearned, retrained)]
+                found.setdefault(target.name, {})[method] = cross_fitted(sides[0], sides[1], student)
     return found
-
-
-def _margins(run: Judged) -> np.ndarray:
-    return margin(run.forget_train.logits, run.forget_train.labels)
 
 
 def ulira_roc(folds: Mapping[str, Mapping[str, Sequence[Fold]]], title: str) -> Figure:

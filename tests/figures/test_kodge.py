@@ -13,7 +13,6 @@ from bench import store
 from bench.config import Params
 from bench.figures import kodge as figures
 from bench.forget import Target
-from bench.metrics.judged import Judged, Part
 from bench.problem import problem
 from bench.stages import setting
 from bench.studies import NAMES
@@ -96,30 +95,37 @@ def test_roc_counts_all_folds_scores():
         assert true == pytest.approx(np.mean(members > threshold))
 
 
+def given_logits(logits: dict, labels: np.ndarray, seeds: int):
+    """Stands for `Given`: float [n, classes] by method and seed, the same for every split."""
+    split = SimpleNamespace(labels=labels)
+
+    def read(method: str, target: str, seed: int):
+        found = logits.get((method, seed))
+        return None if found is None else {"train": found, "test": found}
+
+    dataset = SimpleNamespace(train=split, test=split, classes=next(iter(logits.values())).shape[1])
+    return SimpleNamespace(logits=read, dataset=dataset, section=SimpleNamespace(seeds=list(range(seeds))))
+
+
 def test_likelihood_ratios_take_seeds_that_both_sides_have():
     rng = np.random.default_rng(0)
-
-    def run(shift: float) -> Judged:
-        part = Part(rng.normal(size=(20, 3)) + np.array([shift, 0, 0]), np.zeros(20, dtype=int))
-        return Judged(part, part, part, part, part, part, whole_classes=True)
-
-    runs = {m: {} for m in ("original", "retrain", *figures.COMPARED)}
-    runs["retrain"] = {("class-0", seed): run(-4) for seed in range(4)}
-    runs["kodge"] = {("class-0", seed): run(4) for seed in range(1, 6)}
-    runs["ssd"] = {("class-0", seed): run(4) for seed in range(2)}  # too few
-    found = figures.likelihood_ratios(runs, [target(0), target(1)])
+    shifts = {"retrain": (-4, range(4)), "kodge": (4, range(1, 6)), "ssd": (4, range(2))}  # the last: too few
+    logits = {
+        (method, seed): rng.normal(size=(20, 3)) + np.array([shift, 0, 0])
+        for method, (shift, seeds) in shifts.items()
+        for seed in seeds
+    }
+    found = figures.likelihood_ratios(given_logits(logits, np.zeros(20, dtype=int), 6), [target(0)])
     assert {t: list(of) for t, of in found.items()} == {"class-0": ["kodge"]}
     folds = found["class-0"]["kodge"]
-    assert len(folds) == 3
+    assert [members.shape for members, _ in folds] == [(1, 3)] * 3  # a model each, of the three forgotten samples
     assert all(members.mean() > others.mean() for members, others in folds)
 
 
 def test_neighbours_have_the_largest_probability_where_the_class_is_forgotten():
-    logits = np.log([[0.7, 0.05, 0.2, 0.03, 0.01, 0.005, 0.005], [0.4, 0.3, 0.2, 0.05, 0.03, 0.01, 0.01]])
-    part = Part(logits, np.zeros(2, dtype=int))
-    run = Judged(part, part, part, part, part, part, whole_classes=True)
-    given = SimpleNamespace(dataset=SimpleNamespace(classes=7))
-    assert figures.neighbours(given, {("class-0", 0): run}, target(0)) == [2, 1]  # 0.2 and 0.175; a third of six
+    logits = np.log([[0.7, 0.05, 0.2, 0.03, 0.01, 0.005, 0.005], [0.4, 0.3, 0.2, 0.05, 0.03, 0.01, 0.01], [1 / 7] * 7])
+    given = given_logits({("original", 0): logits}, np.array([0, 0, 4]), 1)
+    assert figures.neighbours(given, target(0)) == [2, 1]  # 0.2 and 0.175; a third of six
 
 
 def test_interclass_compares_neighbours_with_others():
