@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that its name begins with
+    "kodge-toy": "class regions of a small network on four Gaussians: original, Kodge, retrain",
+    "kodge-alphas": "Kodge with each pair of its grid",
+    "kodge-classes": "Kodge forgetting more and more classes, at once and one after another",
+    "kodge-missing": "Kodge with a class missing from its retain samples",
+    "kodge-grad-cam": "Grad-CAM of a few test images: original, Kodge, retrain",
 }
 
 
