@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from bench import store
 from bench.figures.given import Given
+from bench.figures.spread import bars_of, lengths, spread
 from bench.figures.style import COLOURS, MARKERS, STYLE
 from bench.metrics import battery
 from bench.metrics.memorization import rank_correlations
-from bench.metrics.statistics import over_seeds
 from bench.report import tables
 from bench.requests import EntangledRequest, MemorizedRequest
 
@@ -83,21 +83,10 @@ def of_study(study: pd.DataFrame) -> pd.DataFrame:
         measured = here["memorization" if kind == "memorized" else "entanglement"].mean()
         for method, runs in here[here["method"] != "retrain"].groupby("method", sort=False):
             each = [battery.scores(run, None, retrains, False).values["tow"] for run in runs.to_dict("records")]
-            mean, low, high = summary(np.array(each))
+            mean, low, high = spread(np.array(each))
             known = {"mean": mean, "low": low, "high": high, "n": len(each)}
             rows.append({"kind": kind, "level": level, "measured": measured, "method": method} | known)
     return pd.DataFrame(rows)
-
-
-def summary(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % interval; of fewer than three seeds, whose interval says nothing, the smallest and the largest."""
-    mean, low, high = over_seeds(values)
-    return (mean, low, high) if len(values) > 2 else (mean, float(values.min()), float(values.max()))
-
-
-def bars_of(n: int) -> str:
-    """What error bars are, in words."""
-    return f"95 % interval, {n} seeds" if n > 2 else f"range of {n} seeds" if n == 2 else "1 seed"
 
 
 def tow_by_level(ranked: pd.DataFrame, name: str) -> Figure:
@@ -121,7 +110,7 @@ def tow_by_level(ranked: pd.DataFrame, name: str) -> Figure:
                 axis.errorbar(
                     np.arange(len(levels)) + 0.07 * (i - (len(methods) - 1) / 2),  # side by side, not over each other
                     rows["mean"],
-                    yerr=np.nan_to_num([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]).clip(0),
+                    yerr=lengths(rows["mean"], rows["low"], rows["high"]),
                     color=COLOURS[i % len(COLOURS)],
                     marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
                     ms=4.5,
@@ -157,14 +146,11 @@ def variants(given: Given) -> dict[str, dict[str, str]]:
         if settings[entry].get("control"):
             continue
         parts = settings[entry].get("parts", [])
-        alone = [
-            (params.file(method), settings[method]) for method in params.methods
-        ]
         ways = {}
         for k, part in enumerate(parts):
-            wanted = (part["method"], part.get("hyperparameters", {}))
-            for method, has in zip(params.methods, alone, strict=True):
-                if has == wanted:
+            wanted = part["method"], part.get("hyperparameters", {})
+            for method in params.methods:
+                if (params.file(method), settings[method]) == wanted:
                     ways[method] = "vanilla" if k == len(parts) - 1 else f"{method} alone"
         for control in ("vanilla", "shuffle"):
             same = [e for e in entries if settings[e] == settings[entry] | {"control": control}]
@@ -194,7 +180,7 @@ def tow_bars(bars: pd.DataFrame, ways: dict[str, str], name: str) -> Figure:
                     np.arange(len(requests)) + (i - (len(ways) - 1) / 2) * width,
                     rows["mean"],
                     width * 0.94,
-                    yerr=np.nan_to_num([rows["mean"] - rows["ci_low"], rows["ci_high"] - rows["mean"]]).clip(0),
+                    yerr=lengths(rows["mean"], rows["ci_low"], rows["ci_high"]),
                     color="white" if way not in WAYS else COLOURS[i % len(COLOURS)],
                     alpha=0.9,
                     hatch=WAYS.get(way, "xx" if i else ""),
@@ -256,9 +242,8 @@ def _accuracies(axis: Any, rows: pd.DataFrame, shift: float, look: dict[str, Any
     if rows.empty:
         return
     steps = np.array(sorted(rows["step"].unique()))
-    found = np.array([summary(100 * rows.loc[rows["step"] == step, "accuracy"].to_numpy()) for step in steps])
-    mean, low, high = found.T
-    axis.errorbar(steps + shift, mean, yerr=np.nan_to_num([mean - low, high - mean]).clip(0), **look)
+    found = np.array([spread(100 * rows.loc[rows["step"] == step, "accuracy"].to_numpy()) for step in steps])
+    axis.errorbar(steps + shift, found[:, 0], yerr=lengths(*found.T), **look)
 
 
 # --- proxies ---------------------------------------------------------------------------------------
@@ -273,7 +258,7 @@ def proxies(scores: dict[str, np.ndarray], name: str) -> Figure:
     shown = [proxy for proxy in PROXIES if proxy in scores]
     rho, n = rank_correlations(scores), len(scores["memorization"])
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(shown), figsize=(1.75 * len(shown), 2.4), squeeze=False)
+        figure, axes = plt.subplots(1, len(shown), figsize=(1.75 * len(shown), 2.6), squeeze=False)
         for axis, proxy in zip(axes[0], shown, strict=True):
             axis.scatter(
                 scores["memorization"], scores[proxy], s=5, color=COLOURS[0], alpha=0.35, lw=0, rasterized=True

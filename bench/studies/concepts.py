@@ -193,7 +193,7 @@ def ablation(params: Params, name: str, targets: list[Target], seed: int) -> Row
     """Accuracies with every way of poisoning and labelling, otherwise with the method's settings on the benchmark."""
     here, rows = Setting(params, name, targets, seed), []
     for target in single(targets):
-        settings = [("", "", here.original)]
+        settings = [("original", "original", here.original)]
         for poison in POISONS:
             for relabel in LABELS:
                 method = here.method(poison=poison, relabel=relabel)
