@@ -90,7 +90,9 @@ def weights(table: pd.DataFrame, images: np.ndarray, name: str) -> Figure:
                     if row["image"] >= 0:
                         _window(axis, images[row["image"]], row, len(rows))
         figure.supxlabel("weight of the concept for the class", fontsize=9)
-        figure.suptitle(f"{name}, seed {table['seed'].iloc[0]}: concepts by weight, and where the class shows them", fontsize=10)
+        figure.suptitle(
+            f"{name}, seed {table['seed'].iloc[0]}: concepts by weight, and where the class shows them", fontsize=10
+        )
     return figure
 
 
@@ -120,9 +122,7 @@ def panels(table: pd.DataFrame, images: np.ndarray, name: str) -> Figure:
     wanted = list(dict.fromkeys(zip(table["class"], table["image"], strict=True)))
     shown = [panel for panel in PANELS if panel in set(table["shown"])]
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(
-            len(wanted), 1 + len(shown), figsize=(7, 7 / 6 * len(wanted) + 0.5), squeeze=False
-        )
+        figure, axes = plt.subplots(len(wanted), 1 + len(shown), figsize=(7, 7 / 6 * len(wanted) + 0.5), squeeze=False)
         for line, (c, image) in zip(axes, wanted, strict=True):
             rows = table[(table["class"] == c) & (table["image"] == image)].set_index("shown")
             before = images[image]
@@ -246,7 +246,7 @@ def grouped(moves: pd.DataFrame, donated: dict[tuple[str, str, int], int], targe
 
 
 def destinations(moves: pd.DataFrame, groups: pd.DataFrame, name: str) -> Figure:
-    """Where the forgotten class's test samples go: left itself, donor or another class; right each class, mean over seeds.
+    """Where the forgotten class's test samples go: left itself, donor, another class; right each class, means of seeds.
 
     Args:
         moves: what `moved` returns.
@@ -256,7 +256,7 @@ def destinations(moves: pd.DataFrame, groups: pd.DataFrame, name: str) -> Figure
     width = 0.84 / len(methods)
     with plt.rc_context(STYLE | {"axes.grid": False, "hatch.linewidth": 0.6}):
         figure, axes = plt.subplots(
-            len(targets), 2, figsize=(7, 1.5 * len(targets) + 0.8), width_ratios=(2, 3), squeeze=False
+            len(targets), 2, figsize=(7, 1.5 * len(targets) + 1.0), width_ratios=(2, 3), squeeze=False
         )
         for (left, right), target in zip(axes, targets, strict=True):
             for i, method in enumerate(methods):
@@ -287,7 +287,8 @@ def destinations(moves: pd.DataFrame, groups: pd.DataFrame, name: str) -> Figure
             right.set_yticks(range(len(methods)), methods, fontsize=7)
             right.set_xticks(range(len(mean.columns)), mean.columns, fontsize=8)
             right.spines[:].set_visible(False)
-        axes[0][0].legend(fontsize=6, loc="upper right", handlelength=1.6)
+        handles = axes[0][0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=len(methods), fontsize=8)
         axes[-1][1].set_xlabel("predicted class", fontsize=8)
         seeds = moves.index.unique("seed").size
         figure.suptitle(f"{name}: where test images of forgotten classes go; {bars_of(seeds)}", fontsize=10)

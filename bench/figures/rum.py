@@ -19,11 +19,13 @@ from bench.figures.spread import bars_of, lengths, spread
 from bench.figures.style import COLOURS, MARKERS, STYLE
 from bench.metrics import battery
 from bench.metrics.memorization import rank_correlations
-from bench.report import tables
 from bench.requests import EntangledRequest, MemorizedRequest
 
 LEVELS = ("low", "medium", "high")
-KINDS = {"memorized": "memorization", "entangled": "entanglement"}  # of requests -> what they go by
+KINDS = {  # of requests -> what they go by, and what is measured then
+    "memorized": "level of memorization; below: its mean",
+    "entangled": "level of entanglement (distance); below: ES",
+}
 SINGLE = ("original", "gradient_ascent", "neggrad_plus", "finetune", "l1_sparse", "scrub", "influence", "salun")
 SINGLE += ("random_labels",)  # the algorithms that the paper compares
 PROXIES = {"confidence": "confidence, mean over epochs", "holdout": "KL after held-out training"}
@@ -38,7 +40,7 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
     """File name, without suffix, and figure."""
     name, study = given.benchmark, given.study("rum-levels")
     ranked = of_leaderboard(given)
-    if ranked.groupby("kind")["level"].nunique().max() != len(LEVELS) and study is not None:
+    if ranked.empty and study is not None:
         ranked = of_study(study)
     if len(ranked):
         yield "rum-figure-1-tow-by-level", tow_by_level(ranked, name)
@@ -98,9 +100,7 @@ def tow_by_level(ranked: pd.DataFrame, name: str) -> Figure:
     kinds = [kind for kind in KINDS if kind in set(ranked["kind"])]
     methods = [method for method in SINGLE if method in set(ranked["method"])]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(kinds), figsize=(2.8 * len(kinds) + 1.4, 3.0), sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(kinds), figsize=(2.8 * len(kinds) + 1.4, 3.0), sharey=True, squeeze=False)
         for axis, kind in zip(axes[0], kinds, strict=True):
             here = ranked[ranked["kind"] == kind]
             levels = [level for level in LEVELS if level in set(here["level"])]
@@ -118,8 +118,8 @@ def tow_by_level(ranked: pd.DataFrame, name: str) -> Figure:
                     capsize=2,
                     label=method,
                 )
-            axis.set_xticks(range(len(levels)), [f"{level}\n{measured[level]:.3g}" for level in levels])
-            axis.set_xlabel(f"{KINDS[kind]} of the forget set")
+            axis.set_xticks(range(len(levels)), [f"{level}\n{_rounded(measured[level])}" for level in levels])
+            axis.set_xlabel(KINDS[kind], fontsize=8)
             axis.set_xlim(-0.4, len(levels) - 0.6)
         axes[0][0].set_ylabel("ToW (1: as retrained)")
         axes[0][0].set_ylim(bottom=0 if ranked["low"].min() < 0.5 else None, top=1.02)
@@ -127,6 +127,10 @@ def tow_by_level(ranked: pd.DataFrame, name: str) -> Figure:
         figure.legend(handles, labels, loc="outside right center", fontsize=8)
         figure.suptitle(f"{name}: tug of war by level; bars: {bars_of(int(ranked['n'].max()))}", fontsize=10)
     return figure
+
+
+def _rounded(value: float) -> str:
+    return f"{round(value, 2) + 0.0:g}"  # never -0
 
 
 # --- RUM, shuffle, vanilla -------------------------------------------------------------------------

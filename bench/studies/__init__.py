@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that its name begins with
-    "rum-levels": "some algorithms on forget sets of low, medium and high memorization and entanglement",
+    "rum-levels": "some algorithms on forget sets of low and of high memorization and entanglement",
     "rum-sequence": "accuracy on each part of the forget set after each step of RUM",
     "concepts-weights": "each class's first concepts, their weights, and windows that show them",
     "concepts-images": "images before and after each way to poison them, and where their concept is",
