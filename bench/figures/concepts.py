@@ -157,8 +157,8 @@ def _outline(axis: Any, changed: np.ndarray) -> None:
     rows, columns = np.nonzero(changed)
     if len(rows):
         corner = columns.min() - 0.5, rows.min() - 0.5
-        size = np.ptp(columns) + 1, np.ptp(rows) + 1
-        axis.add_patch(Rectangle(corner, *size, fill=False, ec=COLOURS[1], lw=1.2))
+        width, height = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+        axis.add_patch(Rectangle(corner, width, height, fill=False, ec=COLOURS[1], lw=1.2))
 
 
 # --- losses ----------------------------------------------------------------------------------------
@@ -217,9 +217,9 @@ def moved(given: Given, methods: list[str], targets: list[Target]) -> pd.DataFra
     for method in methods:
         table = given.confusion(method)
         table = table[(table["set"] == "forget_test") & table["target"].isin([t.name for t in targets])]
-        parts.append(
-            table.pivot_table(index=["target", "method", "seed"], columns="predicted", values="share", fill_value=0.0)
-        )
+        of_run = ["target", "method", "seed", "unlearning_seed"]
+        runs = table.pivot_table(index=of_run, columns="predicted", values="share", fill_value=0.0)
+        parts.append(runs.groupby(level=of_run[:3]).mean())
     return pd.concat(parts).reindex(columns=range(given.dataset.classes)).fillna(0.0)
 
 
@@ -280,12 +280,13 @@ def destinations(moves: pd.DataFrame, groups: pd.DataFrame, name: str) -> Figure
             left.set_ylim(0, 105)
             left.set_ylabel(f"{target} (%)", fontsize=8)
             mean = 100 * moves.xs(target, level="target").groupby(level="method").mean().reindex(methods)
+            every = 1 + len(mean.columns) // 21  # hundred classes have no room for numbers
             right.imshow(mean, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-            for (i, j), share in np.ndenumerate(mean.to_numpy()):
+            for (i, j), share in np.ndenumerate(mean.to_numpy() if every == 1 else np.zeros((0, 0))):
                 colour = "black" if share > 55 else "white"
                 right.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
             right.set_yticks(range(len(methods)), methods, fontsize=7)
-            right.set_xticks(range(len(mean.columns)), mean.columns, fontsize=8)
+            right.set_xticks(range(0, len(mean.columns), every), mean.columns[::every], fontsize=8)
             right.spines[:].set_visible(False)
         handles = axes[0][0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=len(methods), fontsize=8)

@@ -26,8 +26,17 @@ KINDS = {  # of requests -> what they go by, and what is measured then
     "memorized": "level of memorization; below: its mean",
     "entangled": "level of entanglement (distance); below: ES",
 }
-SINGLE = ("original", "gradient_ascent", "neggrad_plus", "finetune", "l1_sparse", "scrub", "influence", "salun")
-SINGLE += ("random_labels",)  # the algorithms that the paper compares
+SINGLE = (  # the algorithms that the paper compares
+    "original",
+    "gradient_ascent",
+    "neggrad_plus",
+    "scrub",
+    "finetune",
+    "l1_sparse",
+    "influence",
+    "salun",
+    "random_labels",
+)
 PROXIES = {"confidence": "confidence, mean over epochs", "holdout": "KL after held-out training"}
 PROXIES |= {"curvature": "curvature of the loss", "distance": "distance to the centre"}
 WAYS = {"vanilla": "//", "shuffle": "..", "RUM": ""}  # -> hatch
@@ -174,7 +183,7 @@ def tow_bars(bars: pd.DataFrame, ways: dict[str, str], name: str) -> Figure:
     width = 0.84 / len(ways)
     with plt.rc_context(STYLE | {"axes.grid": False, "hatch.linewidth": 0.6}):
         figure, axes = plt.subplots(
-            len(SCORES), 1, figsize=(max(4.2, 0.28 * len(ways) * len(requests) + 2.6), 4.2), sharex=True
+            len(SCORES), 1, figsize=(min(7.0, 0.28 * len(ways) * len(requests) + 2.6), 4.2), sharex=True
         )
         for axis, (metric, label) in zip(axes, SCORES.items(), strict=True):
             for i, (method, way) in enumerate(ways.items()):
@@ -196,6 +205,8 @@ def tow_bars(bars: pd.DataFrame, ways: dict[str, str], name: str) -> Figure:
             axis.set_ylim(0, 1.04)
             axis.set_ylabel(label)
         axes[-1].set_xticks(range(len(requests)), requests)
+        if len(requests) > 4:
+            axes[-1].tick_params(axis="x", rotation=25, labelsize=7)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", fontsize=8)
         seeds = int(bars["n"].max())

@@ -25,7 +25,7 @@ from bench.metrics.judged import Judged
 from bench.problem import Problem
 from bench.stages import attack, setting, unlearn
 from bench.studies import Study
-from bench.training import set_determinism
+from bench.training import Samples, set_determinism
 from methods.concept_poison import ConceptPoison, Known
 
 METHOD = "concept_poison"
@@ -124,12 +124,12 @@ def weights(params: Params, name: str, targets: list[Target], seed: int) -> Rows
 
 
 def shown(
-    model: nn.Module, samples: Any, images: Tensor, concepts: Concepts, wanted: list[int]
+    model: nn.Module, samples: Samples, images: Tensor, concepts: Concepts, wanted: list[int]
 ) -> list[dict[str, int]]:
     """Of each of these concepts the window, among those of these images, whose features are nearest to it by angle."""
     if concepts.centre is None:
         return [dict.fromkeys(("image", "row", "column", "size"), -1) for _ in wanted]
-    x, height, width = samples.input(images), *samples.images.shape[-2:]
+    x, (height, width) = samples.input(images), samples.images.shape[-2:]
     grid, classes = inference.window_grid(height, width), setting.shape_of(samples)[1]
     vectors = F.normalize(concepts.vectors[wanted])
     cosines = torch.stack(
@@ -154,12 +154,13 @@ def images(params: Params, name: str, targets: list[Target], seed: int) -> Rows:
     `pixels` holds the values of `shown`, split by spaces: of an image by channel, row and column, 0 to 255; of
     'similarity' by row and column of the windows. `rows` and `columns` are their numbers.
     """
-    here, found = Setting(params, name, targets, seed), []
+    here = Setting(params, name, targets, seed)
+    found: Rows = []
     for target in single(targets):
         choice, task = here.choice(target), here.problem(target)
         rows = task.forget.rows
-        about = {"class": target.classes[0], "seed": seed, "donor": choice.donor}
-        about |= {"concept": str(here.known.concepts.names[choice.concept])}
+        concept = str(here.known.concepts.names[choice.concept])
+        about = {"class": target.classes[0], "seed": seed, "donor": choice.donor, "concept": concept}
         pictures = {
             poison: here.method(poison=poison).poisoned_images(here.original, task, here.known, choice, rows)
             for poison in POISONS[:-1]
