@@ -45,8 +45,9 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
     if (table := given.study("concepts-ablation")) is not None:
         yield "concepts-ablation", ablation(table, name)
     methods = [m for m in SHOWN if m in given.params.methods and not given.section.left_out(m)]
-    targets = [t for t in given.targets if t.kinds == {"class"} and not len(t.earlier)]
-    if METHOD in methods and targets and given.section.corruption is None:
+    if METHOD not in methods or given.section.corruption is not None:
+        return
+    if targets := [t for t in given.targets if t.kinds == {"class"} and not len(t.earlier)]:
         yield "concepts-losses", losses(measured(given, methods, targets), name, len(given.section.seeds))
         moves = moved(given, methods, targets)
         groups = grouped(moves, donors(given, methods, targets), targets)

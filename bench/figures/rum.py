@@ -42,6 +42,7 @@ PROXIES |= {"curvature": "curvature of the loss", "distance": "distance to the c
 WAYS = {"vanilla": "//", "shuffle": "..", "RUM": ""}  # -> hatch
 SCORES = {"tow": "ToW", "tow_mia": "ToW-MIA"}
 BASICS = ["UA", "RA", "TA", "mia_salun"]
+LINES = ("-", "--", ":")
 SETS = ("forget", "retain", "test", *LEVELS)
 
 
@@ -117,11 +118,13 @@ def tow_by_level(ranked: pd.DataFrame, name: str) -> Figure:
             for i, method in enumerate(methods):
                 rows = here[here["method"] == method].set_index("level").reindex(levels)
                 axis.errorbar(
-                    np.arange(len(levels)) + 0.07 * (i - (len(methods) - 1) / 2),  # side by side, not over each other
+                    np.arange(len(levels))
+                    + 0.36 * ((i + 0.5) / len(methods) - 0.5),  # side by side, not over each other
                     rows["mean"],
                     yerr=lengths(rows["mean"], rows["low"], rows["high"]),
                     color=COLOURS[i % len(COLOURS)],
                     marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+                    ls=LINES[i // len(COLOURS)],
                     ms=4.5,
                     lw=1.2,
                     capsize=2,
@@ -236,6 +239,7 @@ def dynamics(steps: pd.DataFrame, name: str) -> Figure:
             for axis, sets in zip(column, (SETS[:3], SETS[3:]), strict=True):
                 for i, of in enumerate(sets, start=SETS.index(sets[0])):
                     look = {"color": COLOURS[i], "marker": MARKERS[i], "ms": 4.5, "lw": 1.2, "capsize": 2}
+                    look["ls"] = LINES[i % 3]
                     dodge = 0.06 * (i % 3 - 1)
                     _accuracies(axis, here[here["set"] == of], dodge, look | {"label": f"{of} (n = {samples[of]})"})
                     retrained = steps[(steps["method"] == "retrain") & (steps["set"] == of)]
