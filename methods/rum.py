@@ -17,6 +17,7 @@ high means little memorised, so that the order of the parts is turned round. Sco
 authors compute 'holdout' anew between steps, and for 'distance' take all parts out of the retain set at once.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -83,9 +84,14 @@ class RUM(Method):
         return [methods.create(part.method, part.hyperparameters, "parts") for part in self.parts]
 
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
-        algorithms = self.algorithms()
-        if self.control == "vanilla":
-            algorithms = algorithms[-1:]
+        for _, model in self.steps(model, problem):
+            pass
+        return model
+
+    def steps(self, model: nn.Module, problem: Problem) -> Iterator[tuple[str, nn.Module]]:
+        """Of each part that is not empty the name of its algorithm, and the network after its step."""
+        last = -1 if self.control == "vanilla" else 0
+        used, algorithms = self.parts[last:], self.algorithms()[last:]
         parts = self.refine(problem, len(algorithms))
         waiting = torch.cat(parts)
         for step, (algorithm, rows) in enumerate(zip(algorithms, parts, strict=True)):
@@ -94,7 +100,7 @@ class RUM(Method):
                 retain = torch.cat([problem.retain.rows, waiting])
                 task = problem.part(rows, retain, step).only(algorithm.card.reads)
                 model = algorithm.unlearn(model, task)
-        return model
+                yield used[step].method, model
 
     def refine(self, problem: Problem, count: int) -> list[Tensor]:
         """The forget set in so many parts of equal size (the first ones larger by one), least memorised first."""

@@ -5,9 +5,9 @@ import pandas as pd
 from bench import store
 from bench.config import Params
 from bench.jobs import fan_out
-from bench.studies import Study, kodge
+from bench.studies import Study, concepts, kodge, rum
 
-STUDIES: dict[str, Study] = {**kodge.STUDIES}  # name -> what it does; each module of bench/studies adds its own
+STUDIES: dict[str, Study] = {**kodge.STUDIES, **rum.STUDIES, **concepts.STUDIES}  # name -> what it does
 
 
 def run(params: Params, benchmark: str) -> str:

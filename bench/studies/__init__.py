@@ -15,6 +15,11 @@ NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that it
     "kodge-classes": "Kodge forgetting more and more classes, at once and one after another",
     "kodge-missing": "Kodge with a class missing from its retain samples",
     "kodge-grad-cam": "Grad-CAM of a few test images: original, Kodge, retrain",
+    "rum-levels": "some algorithms on forget sets of low and of high memorization and entanglement",
+    "rum-sequence": "accuracy on each part of the forget set after each step of RUM",
+    "concepts-weights": "each class's first concepts, their weights, and windows that show them",
+    "concepts-images": "images before and after each way to poison them, and where their concept is",
+    "concepts-ablation": "concept poisoning with every way to change images and every way to label them",
 }
 
 
