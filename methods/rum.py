@@ -17,6 +17,7 @@ high means little memorised, so that the order of the parts is turned round. Sco
 authors compute 'holdout' anew between steps, and for 'distance' take all parts out of the retain set at once.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -84,9 +85,8 @@ class RUM(Method):
         return [methods.create(part.method, part.hyperparameters, "parts") for part in self.parts]
 
     def unlearn(self, model: nn.Module, problem: Problem) -> nn.Module:
-        for _, model in self.steps(model, problem):
-            pass
-        return model
+        ((_, left),) = deque(self.steps(model, problem), maxlen=1)
+        return left
 
     def steps(self, model: nn.Module, problem: Problem) -> Iterator[tuple[str, nn.Module]]:
         """Of each part that is not empty the name of its algorithm, and the network after its step."""

@@ -103,6 +103,17 @@ def test_tables_hold_no_nan_and_what_is_missing_has_a_reason(folder):
     assert not set(runs.loc[together, "metric"]) & {"UA", "js_forget"}
 
 
+def test_the_tug_of_war_is_with_retrains_of_other_seeds(folder):
+    """By hand, of a method and of retrain: 1 - |difference to the mean of the two others|, multiplied."""
+    tables = {method: judged(method)[0] for method in ("mine", "retrain")}
+    of = {m: t[(t["target"] == "random") & (t["seed"] != "")].astype({"value": float}) for m, t in tables.items()}
+    values = {m: t.pivot_table(index="seed", columns="metric", values="value") for m, t in of.items()}
+    for method, table in values.items():
+        for seed in table.index:
+            near = [1 - abs(table.loc[seed, a] - values["retrain"][a].drop(seed).mean()) for a in ("UA", "RA", "TA")]
+            assert table.loc[seed, "tow"] == pytest.approx(np.prod(near)), method
+
+
 def test_a_retrain_is_compared_with_those_of_other_seeds(folder):
     runs, told = judged("retrain")
     found = runs[(runs["target"] == "random") & (runs["metric"] == "disagreement_test")]

@@ -15,6 +15,7 @@ from bench.metrics.representations import linear_cka
 from bench.models import ARCHITECTURES, seeded
 from bench.probes import PENULTIMATE, Steps, accuracy, again, blocks, few, grams, relearn
 from bench.stages import probing, train, unlearn
+from bench.stages.probe import compared_with
 from bench.training import Samples, View, shuffled
 from tests.conftest import CLASSES, blobs, build
 
@@ -214,6 +215,17 @@ def test_a_masked_head_is_seen_through(benchmark):
     by_layer = {r["layer"]: r["value"] for r in masked[2] if (r["reference"], r["measure"]) == ("original", "weights")}
     assert by_layer.pop("head") > 0
     assert set(by_layer.values()) == {0}
+
+
+def test_no_training_seed_is_on_both_sides():
+    entries = [
+        {"target": target, "seed": seed, "unlearning_seed": draw, "sha256": "x"}
+        for target in ("a", "b")
+        for seed in (0, 1, 2)
+        for draw in (0, 4)
+    ]
+    found = compared_with({"target": "b", "seed": 1, "unlearning_seed": 4, "sha256": "y"}, entries)
+    assert [(e["target"], e["seed"], e["unlearning_seed"]) for e in found] == [("b", 0, 4), ("b", 2, 4)]
 
 
 def test_a_retrain_is_compared_with_the_others_alone(benchmark):

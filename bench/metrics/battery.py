@@ -16,6 +16,7 @@ from bench.metrics.attacks import FOLDS, attacks, exact, learned, mia_loss, mia_
 from bench.metrics.confusion import confusion_distances
 from bench.metrics.distances import (
     AVERAGED,
+    REFERENCES,
     aus,
     average_gap,
     churn,
@@ -30,7 +31,6 @@ from bench.metrics.likelihood import margin, rmia, ruli, ruli_privacy, ulira
 from bench.metrics.quality import challenge_score, epsilon, klom
 from bench.metrics.roc import Estimates, without
 
-REFERENCES = 4  # retrains that a run's outputs are compared with; with more, time goes with the seeds' square
 NO_RETRAIN = "no retrain to compare with"
 TOW = {"tow": ("UA", "RA", "TA"), "tow_mia": ("mia_salun", "RA", "TA")}
 PAIRED = ("klom", "epsilon")  # of two numbers of models, on which they depend: retrains have halves alone

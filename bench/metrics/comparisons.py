@@ -27,6 +27,8 @@ Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 ROUNDING = 1e-9  # below it metrics, all of the order 1, are equal
 REPLICATES = 2_000  # draws of a bootstrap: the share beyond a bound is then known to 0.35 points
 
+FEWEST = 3  # runs of either side that a verdict takes: two may agree to the last sample by chance
+
 INDISTINGUISHABLE, DIFFERENT, UNDECIDED = "indistinguishable", "different", "undecided"
 
 
@@ -74,14 +76,14 @@ def equivalence(values: np.ndarray, retrain: np.ndarray, least: float = ROUNDING
     Source: Schuirmann, J. Pharmacokin. Biopharm. 15(6), 1987; Welch, Biometrika 34, 1947.
 
     Args:
-        values, retrain: the metric on the method's and on retrain's runs, one a seed. With one of either the
-            verdict is UNDECIDED and the numbers are NaN.
+        values, retrain: the metric on the method's and on retrain's runs, one a seed. With fewer than `FEWEST` of
+            either the verdict is UNDECIDED, and interval and p are NaN.
         least: see `equivalence_margin`.
     """
     n, m = len(values), len(retrain)
     margin = equivalence_margin(retrain, least)
     gap = float(np.mean(values) - np.mean(retrain)) if n and m else math.nan
-    if min(n, m) < 2:
+    if min(n, m) < FEWEST:
         return Equivalence(gap, margin, math.nan, math.nan, math.nan, UNDECIDED)
     a, b = np.var(values, ddof=1) / n, np.var(retrain, ddof=1) / m
     error = math.sqrt(a + b)
@@ -204,7 +206,7 @@ def _paired_p(differences: np.ndarray) -> float:
     if len(differences) < 2:
         return math.nan
     if np.ptp(differences) < ROUNDING:  # no variance to test with
-        return 1.0 if abs(differences[0]) < ROUNDING else 0.0
+        return 1.0 if abs(differences[0]) < ROUNDING else 0.0 if len(differences) >= FEWEST else math.nan
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 

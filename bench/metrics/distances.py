@@ -24,6 +24,11 @@ from scipy.special import log_softmax, rel_entr
 from bench.metrics.judged import Judged, Part
 
 SETS = {"forget": "forget_train", "retain": "retain_train", "test": "retain_test", "forget_test": "forget_test"}
+REFERENCES = 4  # retrains that a run's outputs are compared with; with more, time goes with the seeds' square
+AGAINST_RETRAINS = (  # what metrics begin with that compare outputs or weights with those of retrains
+    *("activation_", "js_", "kl_", "disagreement_", "completeness_", "confusion_forget", "confusion_test"),
+    *("weights_retrain", "cka_retrain", "cka_forget_retrain"),
+)
 AVERAGED = ("UA", "RA", "TA", "mia_salun")
 
 
@@ -215,3 +220,26 @@ def retention_deviation(run: Mapping[str, float], retrain: Mapping[str, float]) 
     if not all(retrain.values()):
         return math.nan
     return float(sum(abs(1 - run[name] / retrain[name]) for name in retrain))
+
+
+def apart(retrain: np.ndarray) -> np.ndarray:
+    """Distances of m retrains to each other, spread as if each had been compared with retrains of its own.
+
+    The mean distance of retrain i to the m - 1 others is a_i + mean of a_j (j not i) + noise, if a_i is how far out it
+    lies. As the others are the same but for i, the values vary by (m - 2) / (m - 1) of what the a_i do, while a
+    method's runs, each beside a retrain that it is left out of, vary by all of it.
+
+    Args:
+        retrain: one value a seed, float64 [m].
+
+    Returns:
+        float64 [m], with the same mean; the first value alone where m < 3, since two share their one distance, and
+        unchanged where each was compared with `REFERENCES` of more.
+    """
+    m = len(retrain)
+    if m < 3:
+        return retrain[:1]
+    if m > REFERENCES + 1:
+        return retrain
+    mean = retrain.mean()
+    return np.asarray(mean + (retrain - mean) * (m - 1) / (m - 2))

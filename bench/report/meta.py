@@ -5,8 +5,8 @@ retrains; it is seen where it is larger than the noise floor, that of a two-samp
 `retrain` and `another_seed` have within themselves.
 
     ordered   near and not seen; far and seen; between, and nearer than the original by more than chance
-    fooled    near, but seen; far, but not seen, by a metric that sees the original; farther than the original, but
-              less was kept
+    fooled    near, but seen; far or between, but not seen, by a metric that sees the original; farther than the
+              original, but less was kept
     blind     not seen, nor is the original; or not told from the original, of which more was kept
 """
 
@@ -19,7 +19,7 @@ from scipy import stats
 
 from bench.errors import BadInput
 from bench.metrics.statistics import LEVEL
-from bench.report.tables import COSTS
+from bench.report.tables import has_target
 
 COLUMNS = ["metric", "case", "request", "value", "target", "floor", "verdict"]
 NEAR, BETWEEN, FAR = "near", "between", "far"
@@ -36,6 +36,7 @@ EXPECTED = {  # where a case lies, by how it was made
 ORDERED, FOOLED, BLIND = "ordered", "fooled", "blind"
 SHOWN = {ORDERED: "+", FOOLED: "**fooled**", BLIND: "blind"}
 ROUNDING = 1e-9
+SHARES, BOUNDS = ("_auc", "_accuracy"), ("low", "high")  # of attacks whose target is 1/2, and their intervals
 BEGIN, END = "<!-- meta -->\n", "<!-- end -->"
 
 
@@ -51,8 +52,7 @@ def verdict(case: str, gap: float, original: float, floor: float, apart: float =
     expected, floor = EXPECTED[case], floor + ROUNDING
     seen, size, most = abs(gap) > floor, abs(gap), abs(original)
     if expected == NEAR:
-        beyond = case == "perfect" and gap * original < 0  # a distance is 0 to itself, and more to another retrain
-        return ORDERED if not seen or beyond else FOOLED
+        return FOOLED if seen else ORDERED
     if not seen:
         return FOOLED if most > floor else BLIND
     if expected == BETWEEN and size >= most - apart - ROUNDING:
@@ -63,8 +63,8 @@ def verdict(case: str, gap: float, original: float, floor: float, apart: float =
 def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a request, metric and case, with the columns `COLUMNS`.
 
-    Costs are no metrics, nor are numbers beside a metric (`_beside`), nor what is the same for all networks. Where all
-    seeds have one value together, the floor is the gap of `another_seed`.
+    Costs are no metrics, nor are numbers beside a metric (`_beside`), nor what is the same for all networks. A value
+    of all seeds together is judged if it is the area or accuracy of an attack, whose target is 1/2, by its interval.
 
     Args:
         runs: those of retrain and of the cases, as the stage `attack` writes them; a request has one target.
@@ -72,11 +72,17 @@ def verdicts(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for request, here in runs.dropna(subset=["metric", "value"]).groupby("request", sort=False):
         for metric, values in here.groupby("metric", sort=False):
-            if metric in COSTS or _beside(metric, here) or values["value"].nunique() == 1:
+            if not has_target(metric) or _beside(metric, here) or values["value"].nunique() == 1:
                 continue
             found = {method: of_method["value"].to_numpy() for method, of_method in values.groupby("method")}
-            if "retrain" in found and "original" in found:
-                rows += [[metric, case, request, *row] for case, row in _judged(found).items()]
+            if "original" not in found:
+                continue
+            if max(map(len, found.values())) == 1:
+                low, high = (here[here["metric"] == f"{metric}_{end}"].set_index("method")["value"] for end in BOUNDS)
+                judged = _shares(found, low, high) if metric.endswith(SHARES) else {}
+            else:
+                judged = _judged(found) if "retrain" in found else {}
+            rows += [[metric, case, request, *row] for case, row in judged.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -84,6 +90,29 @@ def _beside(metric: str, runs: pd.DataFrame) -> bool:
     """Whether it is a bound or the floor of another metric, or a number of models or of samples."""
     name, _, end = metric.rpartition("_")
     return "_models_" in metric or end == "samples" or (end in {"low", "high", "floor"} and name in set(runs["metric"]))
+
+
+def _shares(
+    found: dict[str, np.ndarray], low: pd.Series, high: pd.Series
+) -> dict[str, tuple[float, float, float, str]]:
+    """As `_judged`, of attacks that tell models apart: a case is seen where its interval does not hold 1/2.
+
+    Args:
+        low, high: bounds, index method; cases without are not judged.
+    """
+    cases = [case for case in EXPECTED if case in found and case in low.index and case in high.index]
+    if "original" not in cases:
+        return {}
+    gaps = {case: float(found[case].item()) - 0.5 for case in cases}
+    half = {case: float(high[case] - low[case]) / 2 for case in cases}
+    inside = {case: float(low[case]) <= 0.5 <= float(high[case]) for case in cases}
+    rows = {}
+    for case in cases:
+        # an interval may lie to one side of its value: what counts is whether it holds 1/2
+        floor = max(half[case], abs(gaps[case])) if inside[case] else min(half[case], abs(gaps[case]) / 2)
+        original = 0.0 if inside["original"] else math.copysign(max(abs(gaps["original"]), 2 * floor), gaps["original"])
+        rows[case] = gaps[case] + 0.5, 0.5, half[case], verdict(case, gaps[case], original, floor, half["original"])
+    return rows
 
 
 def _judged(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float, str]]:
@@ -95,10 +124,8 @@ def _judged(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float
     rows = {}
     for case, gap in gaps.items():
         floor = by_chance(honest, len(found[case]), len(retrain))
-        floor = abs(gaps.get("another_seed", math.nan)) if math.isnan(floor) else floor
         if not math.isnan(floor):
             apart = by_chance([found[case], original], len(found[case]), len(original))
-            apart = floor if math.isnan(apart) else apart
             rows[case] = gap + target, target, floor, verdict(case, gap, gaps["original"], floor, apart)
     return rows
 

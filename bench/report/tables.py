@@ -26,6 +26,7 @@ from bench.metrics.comparisons import (
     rank_stability,
 )
 from bench.metrics.cost import WAYS, break_even
+from bench.metrics.distances import AGAINST_RETRAINS, apart
 from bench.metrics.statistics import noise_floor, over_seeds
 from bench.requests import row_kinds, rows
 from bench.seeds import numpy_generator
@@ -57,6 +58,7 @@ COSTS += ("flops_break_even", "stored_bytes")
 TIMED = ("seconds", "peak_bytes", "flops", "stored_bytes")
 OF_RUNS = ("_low", "_high")  # what ends so is an interval within one run, and stays in runs.csv
 PER_BANK = "_models_"  # numbers of models: in attack.json
+NO_METRIC = ("_exact", "_samples", "_floor", "_reached")  # what ends so says something of a metric, and has no target
 NOT_SERVED = "not served"
 LEFT_OUT = "left out: "
 
@@ -140,9 +142,25 @@ class Compared:
         return _draws(self.benchmark, self.request, seeds, *self.levels)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _draws(benchmark: str, request: str, training: int, unlearning: int, targets: int) -> Bootstrap:
     return bootstrap(training, unlearning, targets, numpy_generator(benchmark, request, "bootstrap"))
+
+
+def has_target(metric: str) -> bool:
+    """Whether retrain's value is what it should be; else it is a cost, or a number beside a metric."""
+    return metric not in COSTS and not metric.endswith(NO_METRIC)
+
+
+def by_seeds(values: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Parts of a table of runs, index `RUN`: columns that have values of the same training seeds, and these alone."""
+    present = values.notna().groupby(level="seed").all()
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for metric in values.columns:
+        alike.setdefault(tuple(present.index[present[metric]]), []).append(metric)
+    for seeds, metrics in alike.items():
+        if seeds:
+            yield values.loc[values.index.get_level_values("seed").isin(seeds), metrics]
 
 
 def compared(params: Params, judged: Judged) -> Iterator[Compared]:
@@ -180,17 +198,16 @@ def leaderboard(params: Params, judged: Judged) -> pd.DataFrame:
 
 def rankings(each: Compared) -> dict[tuple[str, str], dict[str, int]]:
     """(metric, method) -> rank and its range, of each metric and of the average gap."""
-    gaps = each.gaps([c for c in each.values["retrain"] if c not in COSTS])
-    if gaps.empty:
-        return {}
-    draws = each.draws(len(gaps.index.unique("seed")))
+    gaps = each.gaps([c for c in each.values["retrain"] if has_target(c)])
     found: dict[tuple[str, str], dict[str, int]] = {}
     parts: dict[str, list[str]] = {metric: [metric] for metric in gaps.columns.unique("metric")}
     if set(AVERAGED) <= parts.keys():
         parts["avg_gap"] = list(AVERAGED)
     for metric, names in parts.items():
         here = gaps[names].dropna(axis=1, how="all")
+        here = here[here.notna().all(axis=1).groupby(level="seed").transform("all")]  # seeds that all methods have
         if not here.empty:
+            draws = each.draws(len(here.index.unique("seed")))
             table = rank_ranges(here, draws).rename(columns={"low": "rank_low", "high": "rank_high"})
             found |= {(metric, str(method)): row for method, row in table.to_dict("index").items()}
     return found
@@ -293,6 +310,7 @@ def together_rows(each: Compared, method: str) -> list[dict[str, Any]]:
     mean, reference = mean[mean["count"] == number], reference[reference["count"] == number]
     n = len(each.values[method].index.unique("seed"))
     gaps = mean["mean"] - reference["mean"].reindex(mean.index)
+    gaps[[not has_target(m) or m.endswith("_leakage") for m in gaps.index]] = math.nan  # retrain has half the models
     return [{"metric": metric, "mean": value, "n": n, "gap": gaps[metric]} for metric, value in mean["mean"].items()]
 
 
@@ -343,21 +361,22 @@ def metric_rows(values: pd.DataFrame, each: Compared, method: str) -> list[dict[
     """A row a metric; `gap` is to retrain's mean, signed, and costs have none.
 
     The intervals are over all levels of runs, that of the gap with each run beside the retrain of the same seeds and
-    target; floor and verdict are of means over targets, a number a training seed.
+    target; floor and verdict are of means over targets, a number a training seed. A metric of some seeds alone is
+    taken for these.
     """
     values = values.dropna(axis=1, how="all")
     if values.empty:
         return []
     seeds, reference = values.groupby(level="seed").mean(), each.values["retrain"].groupby(level="seed").mean()
-    draws, rows = each.draws(len(seeds)), []
-    low, high = draws.interval(values.to_numpy())
-    gaps = (values - each.values["retrain"].reindex(values.index)).dropna(axis=1, how="all")
-    bounds = dict(zip(gaps.columns, np.transpose(draws.interval(gaps.to_numpy())), strict=True))
-    for i, metric in enumerate(values.columns):
-        own = seeds[metric].dropna().to_numpy()
-        row = {"metric": metric, "mean": own.mean(), "ci_low": low[i], "ci_high": high[i], "n": len(own)}
-        if metric not in COSTS and metric in reference and reference[metric].notna().any():
+    own_bounds = _intervals(values, each)
+    bounds, rows = _intervals(values - each.values["retrain"].reindex(values.index), each), []
+    for metric in values.columns:
+        own, (low, high) = seeds[metric].dropna().to_numpy(), own_bounds[metric]
+        row = {"metric": metric, "mean": own.mean(), "ci_low": low, "ci_high": high, "n": len(own)}
+        if has_target(metric) and metric in reference and reference[metric].notna().any():
             retrain = reference[metric].dropna().to_numpy()
+            if metric.startswith(AGAINST_RETRAINS):
+                retrain = apart(retrain)
             test = equivalence(own, retrain)
             row |= {"gap": test.gap, "floor": noise_floor(retrain, len(own)), "margin": test.margin}
             if method != "retrain":
@@ -365,6 +384,15 @@ def metric_rows(values: pd.DataFrame, each: Compared, method: str) -> list[dict[
                 row |= {"p_equivalence": test.p, "verdict": test.verdict}
         rows.append(row)
     return rows + _average_gap(rows)
+
+
+def _intervals(values: pd.DataFrame, each: Compared) -> dict[str, tuple[float, float]]:
+    """Metric -> bounds of the mean over runs."""
+    found: dict[str, tuple[float, float]] = {}
+    for part in by_seeds(values):
+        low, high = each.draws(len(part.index.unique("seed"))).interval(part.to_numpy())
+        found |= dict(zip(part.columns, zip(low, high, strict=True), strict=True))
+    return found
 
 
 def _average_gap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -403,7 +431,9 @@ def timings(params: Params) -> pd.DataFrame:
 
 def _spent(cost: dict[str, Any], targets: list[str]) -> pd.DataFrame:
     """What runs took, a row a seed, means over targets: `TIMED`, and seconds and FLOPs `_prepare`d and `_request`ed."""
-    runs = pd.DataFrame([r for r in cost["runs"] if r["target"] in targets and r["status"] == "ok"])
+    runs = [r for r in cost["runs"] if r["target"] in targets]
+    failed = {r["seed"] for r in runs if r["status"] != "ok"}
+    runs = pd.DataFrame([r for r in runs if r["seed"] not in failed])
     if runs.empty:
         return runs
     ways = [{way: run["flops"][way] for way in WAYS} for _, run in runs.iterrows()]

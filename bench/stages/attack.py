@@ -212,8 +212,11 @@ def judge_together(
 
 
 def published(found: Found, together: Together, method: str, seed: int) -> Estimates:
-    """The published scores of a run; a retrain's are against the other retrains."""
-    retrains = [of for s, of in together.basics["retrain"].items() if method != "retrain" or s != seed]
+    """The published scores of a run, against the retrains of other seeds; its own seed's where there is no other."""
+    found_of = together.basics["retrain"]
+    retrains = [of for s, of in found_of.items() if s != seed]
+    if not retrains and method != "retrain":
+        retrains = list(found_of.values())
     original = together.basics["original"].get(seed)
     return battery.scores(found.estimates.values, original, retrains, found.whole_classes)
 

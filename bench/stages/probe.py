@@ -40,12 +40,7 @@ def run(params: Params, benchmark: str, method: str) -> str:
     todo = []
     for entry in kept:
         target, *seeds = targets[entry["target"]], entry["seed"], entry["unlearning_seed"]
-        others = [
-            r
-            for r in retrains
-            if (r["target"], r["unlearning_seed"]) == (target.name, seeds[1])
-            and (method, seeds[0]) != ("retrain", r["seed"])
-        ]
+        others = compared_with(entry, retrains)
         facts = {"probe": section.probe.model_dump(), "network": entry, "retrains": others, "target": target}
         arguments = (params, benchmark, method, target, *seeds, entry["sha256"], [r["seed"] for r in others])
         todo.append(resume.Job(arguments, facts | {"original": original(seeds[0])}))
@@ -53,6 +48,15 @@ def run(params: Params, benchmark: str, method: str) -> str:
         made = unfinished.fan_out(probing.one, todo, f"probe {benchmark} {method}")
         write(benchmark, method, made)
     return f"{len(made)} networks"
+
+
+def compared_with(entry: dict[str, Any], retrains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of the retrains of an entry's target and unlearning seed, but for that of its own training seed.
+
+    Networks of one seed share the order of their training data, so that no seed is on both sides.
+    """
+    same = "target", "unlearning_seed"
+    return [r for r in retrains if all(r[key] == entry[key] for key in same) and r["seed"] != entry["seed"]]
 
 
 def write(benchmark: str, method: str, made: list[list[Rows]]) -> None:

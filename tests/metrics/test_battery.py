@@ -8,6 +8,7 @@ import pytest
 from bench.metrics.battery import basics, drawn, of_models, of_run, references, scores
 from bench.metrics.distances import to_retrain
 from bench.metrics.judged import Judged, Part
+from bench.metrics.likelihood import margin, ulira
 
 CLASSES = 4
 
@@ -95,6 +96,15 @@ def test_a_bank_tells_models_that_remember_from_retrained_ones_and_not_retrains_
     leaking, honest = of_models(originals, retrains, originals, False), of_models(retrains, retrains, originals, True)
     assert leaking.values["ulira_auc"] > 0.95
     assert abs(honest.values["ulira_auc"] - 0.5) < 0.1
+    u, r = (
+        np.stack(
+            [margin(retrains[s].forget_train.logits, retrains[s].forget_train.labels) for s in sorted(retrains)[i::2]]
+        )
+        for i in (0, 1)
+    )
+    assert (
+        honest.values["ulira_auc"] == ulira(u, r).values["ulira_auc"] != 0.5
+    )  # of every other seed, against those between
     assert leaking.values["klom_halves"] > honest.values["klom_halves"] == leaking.values["klom_floor"]
     assert "klom" in honest.missing
     assert leaking.values["epsilon_challenge"] < 0.5

@@ -64,7 +64,7 @@ def test_verdict_says_where_the_interval_lies(values, retrain):
     if abs(max(-found.low, found.high) - found.margin) > 1e-9:  # not on the edge
         assert (found.verdict == INDISTINGUISHABLE) == inside
     mirrored = equivalence(1 - values, 1 - retrain)
-    assert mirrored.p == pytest.approx(found.p, abs=1e-6)
+    assert mirrored.p == pytest.approx(found.p, abs=1e-6, nan_ok=True)
 
 
 def test_margin_is_the_floor_of_one_run_among_many_retrains():
@@ -113,6 +113,13 @@ def test_runs_without_variance_have_a_verdict():
     assert equivalence(np.full(4, 0.1), np.full(3, 0.1)).verdict == INDISTINGUISHABLE  # means that round differently
     assert equivalence(np.full(5, 0.99), perfect).verdict == DIFFERENT
     assert equivalence(np.full(5, 0.99), perfect, least=0.02).verdict == INDISTINGUISHABLE
+
+
+def test_two_runs_that_agree_to_the_last_sample_decide_nothing():
+    assert equivalence(np.ones(2), np.ones(5)).verdict == UNDECIDED
+    assert equivalence(np.zeros(2), np.ones(2)).verdict == UNDECIDED
+    assert equivalence(np.ones(3), np.ones(3)).verdict == INDISTINGUISHABLE
+    assert math.isnan(paired_tests(pd.DataFrame({"a": [0.1, 0.1]}))["p"].item())
 
 
 def test_one_run_is_undecided():

@@ -23,6 +23,7 @@ from bench.metrics.confusion import (
 )
 from bench.metrics.distances import (
     activation,
+    apart,
     aus,
     average_gap,
     churn,
@@ -37,6 +38,7 @@ from bench.metrics.distances import (
     zrf,
 )
 from bench.metrics.judged import Judged, Part
+from bench.metrics.statistics import noise_floor
 
 CLASSES = 4
 LN2 = math.log(2)
@@ -350,3 +352,28 @@ def test_moves_tells_where_each_network_sends_a_class():
             assert share == pytest.approx((of_class == row.destination).mean())
     np.testing.assert_allclose(table.groupby("class")[["original", "run", "retrain"]].sum(), 1)
     assert (table[["original", "run", "retrain"]].max(axis=1) > 0).all()
+
+
+def test_a_floor_of_distances_between_few_retrains_holds_as_often_as_it_says():
+    """Networks on a line, some farther out than others; each retrain beside the others, then a run beside all five."""
+    rng = np.random.default_rng(0)
+
+    def held(values_of) -> float:
+        inside = 0
+        for _ in range(1500):
+            out = rng.normal(size=10)
+            pair = np.add.outer(out, out)
+            own = np.array([(pair[i, :5].sum() - pair[i, i]) / 4 for i in range(5)])
+            runs = pair[5:, :5].mean(axis=1)
+            inside += abs(runs.mean() - own.mean()) < noise_floor(values_of(own), 5)
+        return inside / 1500
+
+    assert held(apart) == pytest.approx(0.95, abs=0.02)
+    assert held(lambda own: own) < 0.92
+
+
+def test_distances_of_two_retrains_are_one_and_of_many_are_left():
+    assert len(apart(np.array([0.3, 0.3]))) == 1
+    many = np.arange(6.0)
+    np.testing.assert_array_equal(apart(many), many)
+    np.testing.assert_allclose(apart(np.array([1.0, 2, 3])), [0, 2, 4])

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         ("another_seed", -1.1, -5, "fooled"),  # an honest retrain called another thing
         ("another_seed", 0.9, 0.5, "ordered"),
         ("perfect", 0.0, -5, "ordered"),
-        ("perfect", 3.0, -5, "ordered"),  # beyond retrain, seen from the original: nearer than another retrain
+        ("perfect", 3.0, -5, "fooled"),
         ("perfect", -3.0, -5, "fooled"),
         ("original", -5, -5, "ordered"),
         ("original", 0.9, 0.9, "blind"),
@@ -85,12 +85,30 @@ def test_the_floor_is_that_of_both_sets_of_honest_retrains():
     assert table["verdict"].to_dict() == {"another_seed": "ordered", "original": "ordered"}
 
 
-def test_of_one_value_a_case_the_floor_is_how_far_another_retrain_lies():
-    values = {"retrain": [0.5], "original": [0.9], "another_seed": [0.6], "head_masked": [0.45], "half": [0.7]}
-    table = meta.verdicts(runs(values)).set_index("case")
-    assert table["floor"].tolist() == pytest.approx([0.1] * 4)
-    expected = {"another_seed": "ordered", "half": "ordered", "original": "ordered", "head_masked": "fooled"}
-    assert table["verdict"].to_dict() == expected
+def test_of_one_value_a_case_an_attack_is_judged_by_whether_its_interval_holds_one_half():
+    bounds = {"perfect": (0.5, 0.45, 0.55), "another_seed": (0.6, 0.52, 0.68), "half": (0.7, 0.6, 0.8)}
+    bounds |= {"original": (0.9, 0.85, 0.95), "head_masked": (0.45, 0.39, 0.51), "over_forgotten": (0.1, 0.05, 0.15)}
+    parts = [
+        runs({case: [of[i]] for case, of in bounds.items()}, f"u_auc{end}")
+        for i, end in enumerate(("", "_low", "_high"))
+    ]
+    parts.append(runs({case: [2 * abs(of[0] - 0.5)] for case, of in bounds.items()}, "u_leakage"))
+    table = meta.verdicts(pd.concat(parts))
+    assert set(table["metric"]) == {"u_auc"}  # nothing tells how far chance takes the leakage
+    assert table.set_index("case")["verdict"].to_dict() == {
+        "perfect": "ordered",
+        "another_seed": "fooled",
+        "half": "ordered",
+        "original": "ordered",
+        "head_masked": "fooled",
+        "over_forgotten": "ordered",
+    }
+    blind = {"original": (0.52, 0.45, 0.59), "head_masked": (0.45, 0.39, 0.51), "half": (0.7, 0.6, 0.8)}
+    parts = [
+        runs({case: [of[i]] for case, of in blind.items()}, f"u_auc{end}")
+        for i, end in enumerate(("", "_low", "_high"))
+    ]
+    assert meta.verdicts(pd.concat(parts)).set_index("case")["verdict"].to_dict()["head_masked"] == "blind"
 
 
 def test_metrics_are_those_that_the_runs_have_but_for_costs_bounds_floors_and_counts():

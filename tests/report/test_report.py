@@ -172,6 +172,37 @@ def test_a_method_with_a_failed_run_has_no_rank(folder):
     assert find(table, request="class", method="original", metric="UA")["rank"] == 1
 
 
+def test_a_metric_of_some_seeds_is_ranked_and_bounded_by_these_alone(folder):
+    """On two of three seeds salun is nearer than original in either: rank 1 in every draw, and bounds of two seeds."""
+    write_tables("salun", card())
+    for method in ("original", "retrain", "salun"):
+        path = store.table_folder("bench-a", method) / "runs.csv"
+        runs = pd.read_csv(path, dtype=tables.RUN_TYPES)
+        some = runs[(runs["metric"] == "UA") & (runs["seed"] < 2)].assign(metric="probed")
+        pd.concat([runs, some]).to_csv(path, index=False)
+    _, _, table = build(salun={})
+    for method, rank in {"salun": 1, "original": 2}.items():
+        row = find(table, request="random", method=method, metric="probed")
+        assert (row["n"], row["rank"], row["rank_low"], row["rank_high"]) == (2, rank, rank, rank)
+        assert row["verdict"] == "undecided"
+    row = find(table, request="random", method="salun", metric="probed")
+    extremes = [value("salun", "random", seed, "UA") for seed in (0, 1)]
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((min(extremes), max(extremes)))
+
+
+def test_numbers_beside_a_metric_have_no_target(folder):
+    path = store.table_folder("bench-a", "original") / "runs.csv"
+    for method in ("original", "retrain"):
+        path = store.table_folder("bench-a", method) / "runs.csv"
+        runs = pd.read_csv(path, dtype=tables.RUN_TYPES)
+        exact = runs[runs["metric"] == "UA"].assign(metric="mia_salun_exact", value=1.0)
+        pd.concat([runs, exact]).to_csv(path, index=False)
+    row = find(build()[2], request="random", method="original", metric="mia_salun_exact")
+    assert row["mean"] == 1
+    assert row[["gap", "floor", "rank"]].isna().all()
+    assert not isinstance(row["verdict"], str)
+
+
 def test_judging_and_unlearning_seeds_are_averaged(folder):
     """A second unlearning seed, each judged twice: the mean over them, and still three seeds."""
     for method in ("original", "retrain"):
