@@ -1,18 +1,21 @@
 """The suite's own figures: gap to retrain, forgetting against cost, accuracy per class, and what ranks are worth."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from bench.figures.given import Given
-from bench.figures.style import COLOURS, MARKERS, STYLE
+from bench.figures.labels import label_points
+from bench.figures.style import COLOURS, STYLE
 from bench.metrics import comparisons
 from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE, UNDECIDED, CriticalDifference
-from bench.report import tables
+from bench.report import tables, text
 
 DECADES = [-100, -10, -1, 0, 1, 10, 100]
 VERDICTS = {INDISTINGUISHABLE: (COLOURS[2], "o"), UNDECIDED: ("#666666", "D"), DIFFERENT: (COLOURS[1], "s")}
@@ -23,6 +26,10 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
     """File name, without suffix, and figure."""
     params, benchmark, table = given.params, given.benchmark, given.table
     ranks, blocks = tables.ranks(params, given.judged), tables.blocks(params, given.judged)
+    retrains = {
+        (each.benchmark, each.request): each.values["retrain"].groupby(level="seed").mean()
+        for each in tables.compared(params, given.judged)
+    }
     for request, _, targets in tables.requests(given.section):
         here, title = table[table["request"] == request], f"{benchmark}, request {request}"
         classes = given.judged.classes[given.judged.classes["target"].isin(targets)]
@@ -30,6 +37,8 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
         if here["gap"].notna().any():
             yield f"{request}-gap-to-retrain", gap_to_retrain(here, title)
             yield f"{request}-forgetting-against-cost", forgetting_against_cost(here, title)
+            if len(per_seed := retrains[benchmark, request]) > 1:
+                yield f"{request}-noise-floors", noise_floors(here, per_seed, title)
         if len(of_request := ranks[ranks["request"] == request]):
             yield f"{request}-rank-stability", rank_stability(of_request, title)
         if min((scores := blocks[benchmark, request].dropna()).shape) > 2:
@@ -85,30 +94,111 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
 
 
 def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
-    """Average gap to retrain against samples passed, relative to retraining: the lower left is best."""
-    gaps = here[here["metric"] == "avg_gap"].set_index("method")
-    costs = here[here["metric"] == "samples"].set_index("method")["mean"]
+    """Average gap to retrain against cost, both on logarithmic axes that have a 0; the lower left is best.
+
+    Methods that no other beats in both are the Pareto front: filled, and joined by steps. Below the grey line a gap
+    says little: it is the mean of the noise floors of the four metrics that are averaged.
+
+    Args:
+        here: the leaderboard's rows of one benchmark and request; without FLOPs, cost is in samples.
+    """
+    unit = "flops" if "flops" in set(here["metric"]) else "samples"
+    table = pd.DataFrame({name: _means(here, metric) for name, metric in {"cost": unit, "gap": "avg_gap"}.items()})
+    table = table.dropna().assign(gap=lambda t: 100 * t["gap"])
+    front = pareto_front(table)
     with plt.rc_context(STYLE):
-        methods = [m for m in gaps.index if m != "retrain"]
-        figure, axis = plt.subplots(figsize=(6.2, max(3.4, 0.21 * len(methods))))
-        for i, method in enumerate(methods):
-            marker, colour = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], COLOURS[i % len(COLOURS)]
-            x, y, name = costs[method], 100 * gaps["mean"][method], f"{i + 1}  {method}"
-            axis.scatter(x, y, marker=marker, color=colour, s=34, label=name, zorder=3)
-            axis.annotate(str(i + 1), (x, y), (4, 3), textcoords="offset points", fontsize=7)
-        if "retrain" in gaps.index:
+        figure, axis = plt.subplots(figsize=(7, 4.6))
+        if (floor := 100 * here.loc[(here["method"] == "retrain") & here["metric"].isin(GAPS), "floor"].mean()) > 0:
+            axis.axhspan(0, floor, color="#dddddd", lw=0, label="noise floor of retraining")
+        steps = table.loc[front]
+        axis.step(steps["cost"], steps["gap"], where="post", color=COLOURS[0], lw=1.2, label="Pareto front")
+        for methods, marker, fill in ((front, "o", COLOURS[0]), (table.index.difference(front), "s", "white")):
+            at = table.loc[methods]
+            axis.scatter(at["cost"], at["gap"], marker=marker, s=26, color=fill, edgecolor="black", lw=0.8, zorder=3)
+        if "retrain" in table.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
-        axis.set_xlabel("samples passed, relative to retraining")
-        axis.set_ylabel("average gap to retrain (points)")
-        axis.set_xlim(left=-0.04 * max(1.0, costs.max()))
-        axis.set_yscale("symlog", linthresh=1)
-        axis.set_ylim(0, 1.6 * max(1.0, 100 * gaps["mean"].max()))
-        ticks = [t for t in DECADES if 0 <= t <= axis.get_ylim()[1]]
-        axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        axis.minorticks_off()
+        _logarithmic(axis.set_xscale, axis.xaxis, table["cost"])
+        _logarithmic(axis.set_yscale, axis.yaxis, table["gap"])
+        axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
+        axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        axis.legend(loc="outside upper right", fontsize=8, ncols=2)
+        ordered = [*front, *table.index.difference(front, sort=False)]
+        label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered)
     return figure
+
+
+def pareto_front(table: pd.DataFrame) -> list[str]:
+    """Those of the index that no other is as good as in all columns and better in one, by the first column; low is good.
+
+    Of equal ones all stand on it.
+    """
+    values = table.to_numpy()
+    worse = (values[:, None] >= values).all(axis=2) & (values[:, None] > values).any(axis=2)
+    return list(table[~worse.any(axis=1)].sort_values(list(table.columns), kind="stable").index)
+
+
+def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figure:
+    """How far single retrains scatter in each headline metric, its floor and margin, and the gaps of the methods.
+
+    Args:
+        here: the leaderboard's rows of one benchmark and request.
+        retrains: index seed, columns metrics.
+    """
+    reference = here[here["method"] == "retrain"].set_index("metric")
+    metrics = [m for m in text.HEADLINE if reference["floor"].get(m, math.nan) >= 0]
+    gaps = here[(here["method"] != "retrain") & here["gap"].notna()]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 0.42 * len(metrics) + 1.5))
+        for i, metric in enumerate(metrics):
+            floor, margin = 100 * reference.loc[metric, ["floor", "margin"]].to_numpy(float)
+            away = 100 * (retrains[metric] - retrains[metric].mean()).abs().to_numpy()
+            far = 100 * gaps.loc[gaps["metric"] == metric, "gap"].abs().to_numpy()
+            beyond = far > floor
+            first = i == 0  # its markers stand for all in the legend
+            axis.barh(i, floor, 0.8, color="#cccccc", label="noise floor" if first else None)
+            axis.vlines(margin, i - 0.4, i + 0.4, color="black", lw=1.5, label="margin" if first else None)
+            below, above = np.full(len(away), i + 0.2), np.full(len(far), i - 0.15)
+            axis.plot(away, below, "x", color="black", ms=4, mew=0.9, label="a retrain" if first else None)
+            for chosen, fill, label in (
+                (~beyond, "white", "a method"),
+                (beyond, COLOURS[1], "a method beyond the floor"),
+            ):
+                axis.plot(
+                    far[chosen],
+                    above[chosen],
+                    "o",
+                    ms=4.5,
+                    mew=0.7,
+                    mfc=fill,
+                    mec="black",
+                    alpha=0.8,
+                    label=label if first else None,
+                )
+            place = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            axis.text(1.01, i, f"{beyond.sum()} of {len(far)}", **place)
+        axis.set_yticks(range(len(metrics)), [text.HEADLINE[m] for m in metrics])
+        axis.set_ylim(len(metrics) - 0.4, -0.6)
+        _logarithmic(axis.set_xscale, axis.xaxis, 100 * gaps.loc[gaps["metric"].isin(metrics), "gap"].abs())
+        axis.set_xlabel("distance to the mean retrain (percentage points; JS: hundredths of a nat)")
+        axis.set_title(f"{title}; {len(retrains)} retrains", fontsize=10)
+        axis.text(1.01, 1.0, "beyond", transform=axis.transAxes, va="bottom", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def _means(here: pd.DataFrame, metric: str) -> pd.Series:
+    return here[here["metric"] == metric].set_index("method")["mean"]
+
+
+def _logarithmic(set_scale: Callable[..., None], axis: Axis, values: pd.Series) -> None:
+    """A logarithmic scale from 0: linear up to the decade below the smallest of the values that are not 0."""
+    seen = values[values > 0]
+    low, high = (math.floor(math.log10(seen.min())), math.ceil(math.log10(seen.max()))) if len(seen) else (-1, 0)
+    low = max(low, high - 4)
+    set_scale("symlog", linthresh=10.0**low, linscale=0.6)
+    axis.set_ticks([0, *(ticks := [10.0**k for k in range(low, high + 1)])], [f"{t:g}" for t in (0, *ticks)])
+    axis.set_minor_locator(NullLocator())
 
 
 def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) -> Figure:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that its name begins with
+    "salun-random": "random forget sets: by their size, by learning rates and epochs, and under SalUn's masks",
 }
 
 

@@ -1,0 +1,56 @@
+"""Names beside points, placed so that none hides another."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
+
+DISTANCES = (5, 10, 16, 23, 31, 40)  # points from the marker's centre, tried in this order
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7))
+SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}  # of a label, by its direction
+
+
+def label_points(axis: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 7.5) -> None:
+    """Write each name at the nearest free place beside its point, with a line to it where that is far.
+
+    Places are free that lie within the axes and hide no marker and no label set before; where none is, the nearest of
+    all is taken. The axes must have their limits by now.
+
+    Args:
+        points: in data coordinates.
+        size: of the letters, in points.
+    """
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout gives the axes their place
+    inch = figure.dpi / 72
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    centres = axis.transData.transform(points)
+    taken = [Bbox.from_bounds(x - 3 * inch, y - 3 * inch, 6 * inch, 6 * inch) for x, y in centres]
+    for point, name in zip(points, names, strict=True):
+        label = axis.annotate(name, point, (0, 0), textcoords="offset points", fontsize=size, zorder=4)
+        label.set_in_layout(False)
+        places = [(d * x, d * y) for d in DISTANCES for x, y in DIRECTIONS]
+        boxes = [_placed(label, place, renderer) for place in places]
+        within = [axis.bbox.x0 <= b.x0 and b.x1 <= axis.bbox.x1 and axis.bbox.y0 <= b.y0 for b in boxes]
+        free = (i for i, box in enumerate(boxes) if within[i] and not any(box.overlaps(other) for other in taken))
+        chosen = next(free, 0)
+        taken.append(_placed(label, places[chosen], renderer))
+        if chosen >= len(DIRECTIONS):
+            x, y = places[chosen]
+            axis.annotate(
+                "",
+                point,
+                (x, y),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
+            ).set_in_layout(False)
+
+
+def _placed(label: Annotation, place: tuple[float, float], renderer: object) -> Bbox:
+    """Put the label there; the pixels that it takes, and one around them."""
+    x, y = place
+    label.xyann = place
+    label.set(ha=SIDES[(x > 0) - (x < 0)][0], va=SIDES[(y > 0) - (y < 0)][1])
+    return Text.get_window_extent(label, renderer).padded(1)  # type: ignore[arg-type]
