@@ -129,7 +129,7 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
 
 
 def pareto_front(table: pd.DataFrame) -> list[str]:
-    """Those of the index that no other is as good as in all columns and better in one, by the first column; low is good.
+    """Those of the index that none is as low as in all columns and lower in one, sorted by the first column.
 
     Of equal ones all stand on it.
     """

@@ -1,4 +1,4 @@
-"""SalUn's sweeps on random forget sets: how much is forgotten, hyperparameters, the mask's share, masks on other losses.
+"""SalUn's sweeps on random forget sets: their size, hyperparameters, the share of its mask, its mask on other losses.
 
 Source: Fan et al. (arXiv:2310.12508), figure 1 and the appendix. Its methods are those of figure 1 that take gradient
 steps, and SalUn, which with a mask of everything is random labels; influence unlearning is left out for its time, and
