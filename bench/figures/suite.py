@@ -122,7 +122,7 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
         axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
-        axis.legend(loc="outside upper right", fontsize=8, ncols=2)
+        figure.legend(loc="outside lower center", fontsize=8, ncols=2)
         ordered = [*front, *table.index.difference(front, sort=False)]
         label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered)
     return figure
