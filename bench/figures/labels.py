@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 DISTANCES = (5, 10, 16, 23, 31, 40)  # points from the marker's centre, tried in this order
-DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7))
+DIRECTIONS = ((0.8, 0.8), (1, 0), (-0.8, 0.8), (-1, 0), (0.8, -0.8), (-0.8, -0.8), (0, 1), (0, -1))
 SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}  # of a label, by its direction
 
 
@@ -33,7 +33,7 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float]], names: Seque
         label.set_in_layout(False)
         places = [(d * x, d * y) for d in DISTANCES for x, y in DIRECTIONS]
         boxes = [_placed(label, place, renderer) for place in places]
-        within = [axis.bbox.x0 <= b.x0 and b.x1 <= axis.bbox.x1 and axis.bbox.y0 <= b.y0 for b in boxes]
+        within = [axis.bbox.containsx(b.x0) and axis.bbox.containsx(b.x1) and axis.bbox.y0 <= b.y0 for b in boxes]
         free = (i for i, box in enumerate(boxes) if within[i] and not any(box.overlaps(other) for other in taken))
         chosen = next(free, 0)
         taken.append(_placed(label, places[chosen], renderer))
@@ -53,4 +53,4 @@ def _placed(label: Annotation, place: tuple[float, float], renderer: object) -> 
     x, y = place
     label.xyann = place
     label.set(ha=SIDES[(x > 0) - (x < 0)][0], va=SIDES[(y > 0) - (y < 0)][1])
-    return Text.get_window_extent(label, renderer).padded(1)  # type: ignore[arg-type]
+    return label.get_window_extent(renderer).padded(1)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """SalUn's figures, from the study `salun-random` (bench/studies/salun.py).
 
 Fan et al., arXiv:2310.12508: figure 1 (gap of UA to retrain by the share that is forgotten, and its spread over
-hyperparameters) and two of the appendix (average gap by the mask's share; the mask on other methods). Each stands beside
-the average gap, here that of single runs: the mean of |run - mean retrain of the same fraction| over UA, RA, TA and MIA.
+hyperparameters) and two of the appendix (average gap by the mask's share; the mask on other methods). Beside the gap of
+UA stands the average gap, here that of single runs: the mean of |run - mean retrain of the same fraction| over UA, RA, TA
+and MIA.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,12 +1,13 @@
 """The suite's own figures: gap to retrain, forgetting against cost, accuracy per class, and what ranks are worth."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.axis import Axis
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -117,8 +118,8 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
             axis.scatter(at["cost"], at["gap"], marker=marker, s=26, color=fill, edgecolor="black", lw=0.8, zorder=3)
         if "retrain" in table.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
-        _logarithmic(axis.set_xscale, axis.xaxis, table["cost"])
-        _logarithmic(axis.set_yscale, axis.yaxis, table["gap"])
+        _logarithmic(axis, "x", table["cost"])
+        _logarithmic(axis, "y", table["gap"])
         axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
         axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
@@ -179,10 +180,10 @@ def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figu
             axis.text(1.01, i, f"{beyond.sum()} of {len(far)}", **place)
         axis.set_yticks(range(len(metrics)), [text.HEADLINE[m] for m in metrics])
         axis.set_ylim(len(metrics) - 0.4, -0.6)
-        _logarithmic(axis.set_xscale, axis.xaxis, 100 * gaps.loc[gaps["metric"].isin(metrics), "gap"].abs())
+        _logarithmic(axis, "x", 100 * gaps.loc[gaps["metric"].isin(metrics), "gap"].abs())
         axis.set_xlabel("distance to the mean retrain (percentage points; JS: hundredths of a nat)")
         axis.set_title(f"{title}; {len(retrains)} retrains", fontsize=10)
-        axis.text(1.01, 1.0, "beyond", transform=axis.transAxes, va="bottom", fontsize=8)
+        axis.text(1.01, 1.0, "beyond floor", transform=axis.transAxes, va="bottom", fontsize=8)
         figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
 
@@ -191,14 +192,16 @@ def _means(here: pd.DataFrame, metric: str) -> pd.Series:
     return here[here["metric"] == metric].set_index("method")["mean"]
 
 
-def _logarithmic(set_scale: Callable[..., None], axis: Axis, values: pd.Series) -> None:
-    """A logarithmic scale from 0: linear up to the decade below the smallest of the values that are not 0."""
-    seen = values[values > 0]
+def _logarithmic(axes: Axes, which: Literal["x", "y"], values: pd.Series) -> None:
+    """A logarithmic axis from 0: linear up to the decade below the smallest of the values that are not 0."""
+    seen, axis = values[values > 0], getattr(axes, f"{which}axis")
     low, high = (math.floor(math.log10(seen.min())), math.ceil(math.log10(seen.max()))) if len(seen) else (-1, 0)
-    low = max(low, high - 4)
-    set_scale("symlog", linthresh=10.0**low, linscale=0.6)
-    axis.set_ticks([0, *(ticks := [10.0**k for k in range(low, high + 1)])], [f"{t:g}" for t in (0, *ticks)])
+    low = max(low, high - 5)
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**low, linscale=0.6)
+    ticks = [10.0**k for k in range(low, high + 1)]
+    axis.set_ticks([0, *ticks], ["0", *(f"{t:g}" for t in ticks)])
     axis.set_minor_locator(NullLocator())
+    getattr(axes, f"set_{which}lim")(-0.25 * 10.0**low, 1.7 * seen.max() if len(seen) else 1)
 
 
 def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) -> Figure:
