@@ -2,8 +2,8 @@
 
 Fan et al., arXiv:2310.12508: figure 1 (gap of UA to retrain by the share that is forgotten, and its spread over
 hyperparameters) and two of the appendix (average gap by the mask's share; the mask on other methods). Beside the gap of
-UA stands the average gap, here that of single runs: the mean of |run - mean retrain of the same fraction| over UA, RA, TA
-and MIA.
+UA stands the average gap, here that of single runs: the mean of |run - mean retrain of the same fraction| over UA, RA,
+TA and MIA.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.figures.axes import logarithmic
 from bench.figures.given import Given
 from bench.figures.style import COLOURS, MARKERS, STYLE
 from bench.report.tables import AVERAGED
@@ -21,8 +22,9 @@ STUDY = "salun-random"
 GAPS = {"UA": "|gap| of UA", "average": "average gap"}  # column -> title of its panel
 UNIT = "percentage points"
 METHODS = ("finetune", "gradient_ascent", "l1_sparse", "random_labels", "salun", "original", "retrain")
-LOOKS = {m: {"color": c, "marker": s} for m, c, s in zip(METHODS, COLOURS[:5] + ["#666666"] * 2, MARKERS, strict=True)}
+LOOKS = {m: {"color": c, "marker": s} for m, c, s in zip(METHODS, COLOURS[:5] + ["black"] * 2, MARKERS, strict=True)}
 LINES = {"original": ":", "retrain": "--"}
+LABELS = {"retrain": "retrain, to the others"}
 
 
 def figures(given: Given) -> Iterator[tuple[str, Figure]]:
@@ -79,6 +81,7 @@ def forgetting_amount(table: pd.DataFrame, title: str) -> Figure:
                 mine = runs[runs["method"] == method]
                 shift = 0.6 * (i - (len(there) - 1) / 2)  # bars beside each other
                 _line(axis, mine, 100 * mine["fraction"], gap, method, shift)
+            logarithmic(axis, "y", runs[gap])
             axis.set_xlabel("forgotten share of the training set (%)")
             axis.set_xticks(100 * runs["fraction"].unique())
         _legend(figure, axes[0])
@@ -90,17 +93,17 @@ def hyperparameters(table: pd.DataFrame, title: str) -> Figure:
 
     A bar from the best to the worst setting; the benchmark's own is filled. Settings that diverged are counted.
     """
-    fractions = [table["fraction"].min(), table["fraction"].max()]
     varied = table[table["lr"] != 1]
     there = [m for m in METHODS if m in set(varied["method"])]
     swept = table[(table["mask"] == 0) & (table["seed"] == varied["seed"].min()) & table["method"].isin(there)]
     with plt.rc_context(STYLE):
         figure, axes = panels(title)
         for axis, gap in zip(axes, GAPS, strict=True):
-            for k, fraction in enumerate(fractions):
+            for k, fraction in enumerate((table["fraction"].min(), table["fraction"].max())):
                 for i, method in enumerate(there):
                     mine = swept[(swept["method"] == method) & (swept["fraction"] == fraction)]
                     x, own = i + 0.36 * (k - 0.5), mine[(mine["lr"] == 1) & (mine["epochs"] == 1)]
+                    first = i == 0  # its marks stand for all in the legend
                     axis.bar(
                         x,
                         mine[gap].max() - mine[gap].min(),
@@ -109,13 +112,14 @@ def hyperparameters(table: pd.DataFrame, title: str) -> Figure:
                         color=("#dddddd", "white")[k],
                         edgecolor="#666666",
                         hatch=("", "////")[k],
-                        label=f"{100 * fraction:g} % forgotten" if i == 0 else None,
+                        label=f"{100 * fraction:g} % forgotten" if first else None,
                     )
-                    style = {"marker": MARKERS[k], "ls": "", "ms": 5, "mec": "black", "mew": 0.7, "zorder": 3}
-                    axis.plot([x] * len(mine), mine[gap], mfc="white", **style)
-                    axis.plot([x] * len(own), own[gap], mfc=COLOURS[k], **style)
+                    for runs, fill, label in ((mine, "white", "other setting"), (own, "black", "the benchmark's own")):
+                        label = label if first and not k else None
+                        axis.plot([x] * len(runs), runs[gap], "o", ms=4.5, mfc=fill, mec="black", zorder=3, label=label)
                     if lost := int(mine[gap].isna().sum()):
-                        axis.annotate(f"{lost} diverged", (x, 0), ha="center", va="top", fontsize=6)
+                        axis.annotate(f"{lost} diverged", (x, 0), ha="center", va="bottom", rotation=90, fontsize=6)
+            logarithmic(axis, "y", swept[gap])
             axis.set_xticks(range(len(there)), there, rotation=20, ha="right")
         _legend(figure, axes[0])
     return figure
@@ -128,16 +132,17 @@ def mask_share(table: pd.DataFrame, own: float, title: str) -> Figure:
         own: the share where `mask` is 0.
     """
     salun = table[(table["method"] == "salun") & (table["lr"] == 1) & (table["epochs"] == 1)]
-    shares = 100 * salun["mask"].replace(0, own)
+    shares, references = 100 * salun["mask"].replace(0, own), plain(table)
     with plt.rc_context(STYLE):
         figure, axes = panels(title)
         for axis, gap in zip(axes, GAPS, strict=True):
             _line(axis, salun, shares, gap, "salun")
             for reference, line in LINES.items():
-                level = plain(table)[table["method"] == reference][gap].mean()
-                axis.axhline(level, color="black", lw=1, ls=line, label=reference)
+                level = references.loc[references["method"] == reference, gap].mean()
+                axis.axhline(level, color="black", lw=1, ls=line, label=LABELS.get(reference, reference))
             axis.set_xlabel("trained share of the weights (%)")
             axis.set_xticks(sorted(shares.unique()))
+            axis.set_ylim(bottom=0)
         _legend(figure, axes[0])
     return figure
 
@@ -179,7 +184,15 @@ def _line(axis: Axes, runs: pd.DataFrame, places: pd.Series, gap: str, method: s
     reach = [mean - groups.min(), groups.max() - mean]
     line = LINES.get(method, "-")
     axis.errorbar(
-        mean.index + shift, mean, yerr=reach, ls=line, lw=1.2, ms=4.5, capsize=2, label=method, **LOOKS[method]
+        mean.index + shift,
+        mean,
+        yerr=reach,
+        ls=line,
+        lw=1.2,
+        ms=4.5,
+        capsize=2,
+        label=LABELS.get(method, method),
+        **LOOKS[method],
     )
 
 

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
+from bench.figures.axes import label_points, logarithmic
 from bench.figures.given import Given
-from bench.figures.labels import label_points
 from bench.figures.style import COLOURS, STYLE
 from bench.metrics import comparisons
 from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE, UNDECIDED, CriticalDifference
@@ -118,8 +115,8 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
             axis.scatter(at["cost"], at["gap"], marker=marker, s=26, color=fill, edgecolor="black", lw=0.8, zorder=3)
         if "retrain" in table.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
-        _logarithmic(axis, "x", table["cost"])
-        _logarithmic(axis, "y", table["gap"])
+        logarithmic(axis, "x", table["cost"])
+        logarithmic(axis, "y", table["gap"])
         axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
         axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
@@ -180,7 +177,7 @@ def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figu
             axis.text(1.01, i, f"{beyond.sum()} of {len(far)}", **place)
         axis.set_yticks(range(len(metrics)), [text.HEADLINE[m] for m in metrics])
         axis.set_ylim(len(metrics) - 0.4, -0.6)
-        _logarithmic(axis, "x", 100 * gaps.loc[gaps["metric"].isin(metrics), "gap"].abs())
+        logarithmic(axis, "x", 100 * gaps.loc[gaps["metric"].isin(metrics), "gap"].abs())
         axis.set_xlabel("distance to the mean retrain (percentage points; JS: hundredths of a nat)")
         axis.set_title(f"{title}; {len(retrains)} retrains", fontsize=10)
         axis.text(1.01, 1.0, "beyond floor", transform=axis.transAxes, va="bottom", fontsize=8)
@@ -190,18 +187,6 @@ def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figu
 
 def _means(here: pd.DataFrame, metric: str) -> pd.Series:
     return here[here["metric"] == metric].set_index("method")["mean"]
-
-
-def _logarithmic(axes: Axes, which: Literal["x", "y"], values: pd.Series) -> None:
-    """A logarithmic axis from 0: linear up to the decade below the smallest of the values that are not 0."""
-    seen, axis = values[values > 0], getattr(axes, f"{which}axis")
-    low, high = (math.floor(math.log10(seen.min())), math.ceil(math.log10(seen.max()))) if len(seen) else (-1, 0)
-    low = max(low, high - 5)
-    getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**low, linscale=0.6)
-    ticks = [10.0**k for k in range(low, high + 1)]
-    axis.set_ticks([0, *ticks], ["0", *(f"{t:g}" for t in ticks)])
-    axis.set_minor_locator(NullLocator())
-    getattr(axes, f"set_{which}lim")(-0.25 * 10.0**low, 1.7 * seen.max() if len(seen) else 1)
 
 
 def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) -> Figure:

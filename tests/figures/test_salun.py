@@ -41,7 +41,7 @@ def row(fraction: float, seed: int, method: str, distance: float, **changes: flo
 
 
 def table() -> pd.DataFrame:
-    """Distances of 4, 5, ... points by method, a point more with the second seed; other settings and masks add to it."""
+    """Distances of 4, 5, ... points by method, one more with the second seed; of settings and masks by hand."""
     rows = []
     for (i, method), fraction, seed in product(enumerate(METHODS), FRACTIONS, SEEDS):
         rows.append(row(fraction, seed, method, 0 if method == "retrain" else 0.04 + 0.01 * i + 0.01 * seed))
@@ -55,7 +55,7 @@ def table() -> pd.DataFrame:
 
 def lines(axis) -> dict[str, np.ndarray]:
     """Label -> heights of the markers of an error-bar plot, in points."""
-    return {bars.get_label(): bars.lines[0].get_ydata() for bars in axis.containers}
+    return {bars.get_label(): np.asarray(bars.lines[0].get_ydata(), float) for bars in axis.containers}
 
 
 def test_gaps_are_to_the_mean_retrain_of_the_fraction_and_a_retrains_to_the_others():
@@ -80,7 +80,7 @@ def test_the_spread_runs_from_the_best_to_the_worst_setting():
     bar = figure.axes[0].patches[0]
     assert (bar.get_y(), bar.get_y() + bar.get_height()) == pytest.approx((12, 20))
     assert len(figure.axes[0].patches) == 4 * 2
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == list(figures.METHODS[:3]) + ["salun"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [*figures.METHODS[:3], "salun"]
 
 
 def test_a_setting_that_diverged_is_counted_and_not_drawn():
@@ -94,8 +94,8 @@ def test_the_masks_share_of_the_entry_stands_among_the_others():
     table_ = figures.with_gaps(table())
     figure = figures.mask_share(table_[table_["fraction"] == 0.1], 0.5, "t")
     (bars,) = figure.axes[0].containers
-    np.testing.assert_allclose(bars.lines[0].get_xdata(), [10, 50, 100])
-    np.testing.assert_allclose(bars.lines[0].get_ydata(), [2 * 21, 2 * 9.5, 2 * 30])
+    np.testing.assert_allclose(np.asarray(bars.lines[0].get_xdata(), float), [10, 50, 100])
+    np.testing.assert_allclose(np.asarray(bars.lines[0].get_ydata(), float), [2 * 21, 2 * 9.5, 2 * 30])
 
 
 def test_pairs_stand_without_and_with_the_mask():

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from bench.figures import suite
-from bench.figures.labels import label_points
+from bench.figures.axes import label_points
 
 COSTS = {"original": 0.0, "retrain": 1.0, "cheap": 0.01, "dear": 2.0, "middle": 0.1, "beaten": 0.1}
 GAPS = {"original": 0.5, "retrain": 0.0, "cheap": 0.2, "dear": 0.001, "middle": 0.05, "beaten": 0.06}
@@ -77,7 +77,8 @@ def test_names_of_crowded_points_do_not_overlap():
     assert len(boxes) == len(points)
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
-        assert axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
+        assert axis.bbox.x0 <= box.x0
+        assert box.x1 <= axis.bbox.x1
 
 
 def test_noise_floors_show_retrains_floors_margins_and_who_is_beyond():

@@ -1,14 +1,30 @@
-"""Names beside points, placed so that none hides another."""
+"""Logarithmic axes that have a 0, and names beside points, placed so that none hides another."""
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
+from matplotlib.ticker import NullLocator
 from matplotlib.transforms import Bbox
 
 DISTANCES = (5, 10, 16, 23, 31, 40)  # points from the marker's centre, tried in this order
 DIRECTIONS = ((0.8, 0.8), (1, 0), (-0.8, 0.8), (-1, 0), (0.8, -0.8), (-0.8, -0.8), (0, 1), (0, -1))
 SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}  # of a label, by its direction
+
+
+def logarithmic(axes: Axes, which: Literal["x", "y"], values: pd.Series) -> None:
+    """A logarithmic axis from 0: linear up to the decade below the smallest of the values that are not 0."""
+    seen, axis = values[values > 0], getattr(axes, f"{which}axis")
+    low, high = (math.floor(math.log10(seen.min())), math.ceil(math.log10(seen.max()))) if len(seen) else (-1, 0)
+    low = max(low, high - 5)
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**low, linscale=0.6)
+    ticks = [10.0**k for k in range(low, high + 1)]
+    axis.set_ticks([0, *ticks], ["0", *(f"{t:g}" for t in ticks)])
+    axis.set_minor_locator(NullLocator())
+    getattr(axes, f"set_{which}lim")(-0.25 * 10.0**low, 1.7 * seen.max() if len(seen) else 1)
 
 
 def label_points(axis: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 7.5) -> None:
