@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import pandas as pd
@@ -10,8 +11,9 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import Bbox
 
+Point = tuple[float, float]
 DISTANCES = (5, 10, 16, 23, 31, 40)  # points from the marker's centre, tried in this order
-DIRECTIONS = ((0.8, 0.8), (1, 0), (-0.8, 0.8), (-1, 0), (0.8, -0.8), (-0.8, -0.8), (0, 1), (0, -1))
+DIRECTIONS = ((1, 0), (-1, 0), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (0, 1), (0, -1))
 SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}  # of a label, by its direction
 
 
@@ -27,14 +29,17 @@ def logarithmic(axes: Axes, which: Literal["x", "y"], values: pd.Series) -> None
     getattr(axes, f"set_{which}lim")(-0.25 * 10.0**low, 1.7 * seen.max() if len(seen) else 1)
 
 
-def label_points(axis: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 7.5) -> None:
+def label_points(
+    axis: Axes, points: Sequence[Point], names: Sequence[str], lines: Sequence[Point] = (), size: float = 7.5
+) -> None:
     """Write each name at the nearest free place beside its point, with a line to it where that is far.
 
-    Places are free that lie within the axes and hide no marker and no label set before; where none is, the nearest of
-    all is taken. The axes must have their limits by now.
+    Places are free that lie within the axes and hide no marker, no line and no label set before; where none is, the
+    nearest of all is taken. The axes must have their limits by now.
 
     Args:
         points: in data coordinates.
+        lines: corners of a line of horizontal and vertical pieces, in data coordinates.
         size: of the letters, in points.
     """
     figure = axis.get_figure(root=True)
@@ -44,6 +49,7 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float]], names: Seque
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     centres = axis.transData.transform(points)
     taken = [Bbox.from_bounds(x - 3 * inch, y - 3 * inch, 6 * inch, 6 * inch) for x, y in centres]
+    taken += [Bbox([a, b]) for a, b in pairwise(axis.transData.transform(lines) if len(lines) else [])]
     for point, name in zip(points, names, strict=True):
         label = axis.annotate(name, point, (0, 0), textcoords="offset points", fontsize=size, zorder=4)
         label.set_in_layout(False)

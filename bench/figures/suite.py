@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,8 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         axis.set_title(title, fontsize=10)
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
         ordered = [*front, *table.index.difference(front, sort=False)]
-        label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered)
+        corners = [point for a, b in pairwise(steps.to_numpy()) for point in (a, (b[0], a[1]), b)]
+        label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered, corners)
     return figure
 
 

@@ -71,14 +71,18 @@ def test_names_of_crowded_points_do_not_overlap():
     axis.set(xlim=(0, 1), ylim=(0, 1))
     rng = np.random.default_rng(1)
     points = [tuple(0.45 + 0.1 * rng.random(2)) for _ in range(9)] + [(0.99, 0.99), (0.01, 0.01)]
-    label_points(axis, points, [f"method_{i}" for i in range(len(points))])
+    across = [(0.0, 0.5), (0.6, 0.5), (0.6, 0.2)]
+    label_points(axis, points, [f"method_{i}" for i in range(len(points))], across)
     figure.draw_without_rendering()
     boxes = [text.get_tightbbox() for text in axis.texts if text.get_text()]
     assert len(boxes) == len(points)
+    (_, y), (x, _), (_, low) = axis.transData.transform(across)
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
         assert axis.bbox.x0 <= box.x0
         assert box.x1 <= axis.bbox.x1
+        assert not (box.y0 < y < box.y1 and box.x0 < x)
+        assert not (box.x0 < x < box.x1 and box.y0 < y and box.y1 > low)
 
 
 def test_noise_floors_show_retrains_floors_margins_and_who_is_beyond():
