@@ -124,6 +124,7 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
         ordered = [*front, *table.index.difference(front, sort=False)]
         corners = [point for a, b in pairwise(steps.to_numpy()) for point in (a, (b[0], a[1]), b)]
+        corners += [(1, axis.get_ylim()[1])] if "retrain" in front else []
         label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered, corners)
     return figure
 
