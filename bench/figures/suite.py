@@ -54,9 +54,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
     """
     methods = [m for m in dict.fromkeys(here["method"]) if m != "retrain" and _has(here, m)]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(GAPS), figsize=(1.75 * len(GAPS) + 2.2, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(GAPS), figsize=(7, 0.24 * len(methods) + 1.5), sharey=True, squeeze=False)
         for axis, (metric, label) in zip(axes[0], GAPS.items(), strict=True):
             rows = here[here["metric"] == metric].set_index("method")
             floor = 100 * rows["floor"].get("retrain", math.nan)
@@ -86,8 +84,9 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
         axes[0][0].set_yticks(range(len(methods)), methods)
         axes[0][0].invert_yaxis()
         entries = [plt.Line2D([], [], color=c, marker=m, ls="", ms=4, label=v) for v, (c, m) in VERDICTS.items()]
-        figure.legend(handles=entries, loc="outside right upper", fontsize=8)
-        figure.supxlabel("gap to retrain (percentage points); grey: noise floor of retraining", fontsize=9)
+        unit = "gap to retrain (percentage points); grey: noise floor of retraining"  # a label would be in its way
+        place = {"loc": "outside lower center", "ncols": len(entries)}
+        figure.legend(handles=entries, title=unit, title_fontsize=9, fontsize=8, **place)
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -95,8 +94,8 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
 def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
     """Average gap to retrain against cost, both on logarithmic axes that have a 0; the lower left is best.
 
-    Methods that no other beats in both are the Pareto front: filled, and joined by steps. Below the grey line a gap
-    says little: it is the mean of the noise floors of the four metrics that are averaged.
+    The Pareto front, filled and joined by steps, is of those that no other method matches in both and beats in one.
+    Within the grey band gaps say little: it is the mean of the noise floors of the four metrics that are averaged.
 
     Args:
         here: the leaderboard's rows of one benchmark and request; without FLOPs, cost is in samples.
@@ -110,10 +109,11 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         if (floor := 100 * here.loc[(here["method"] == "retrain") & here["metric"].isin(GAPS), "floor"].mean()) > 0:
             axis.axhspan(0, floor, color="#dddddd", lw=0, label="noise floor of retraining")
         steps = table.loc[front]
-        axis.step(steps["cost"], steps["gap"], where="post", color=COLOURS[0], lw=1.2, label="Pareto front")
-        for methods, marker, fill in ((front, "o", COLOURS[0]), (table.index.difference(front), "s", "white")):
-            at = table.loc[methods]
-            axis.scatter(at["cost"], at["gap"], marker=marker, s=26, color=fill, edgecolor="black", lw=0.8, zorder=3)
+        looks = {"marker": "o", "ms": 5, "color": COLOURS[0], "mec": "black", "mew": 0.8, "lw": 1.2, "zorder": 4}
+        axis.step(steps["cost"], steps["gap"], where="post", label="Pareto front", **looks)
+        beaten = table.drop(front)
+        looks = {"marker": "s", "s": 26, "color": "white", "edgecolor": "black", "lw": 0.8, "zorder": 3}
+        axis.scatter(beaten["cost"], beaten["gap"], label="another is as good in both", **looks)
         if "retrain" in table.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
         logarithmic(axis, "x", table["cost"])
@@ -121,8 +121,8 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
         axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
-        figure.legend(loc="outside lower center", fontsize=8, ncols=2)
-        ordered = [*front, *table.index.difference(front, sort=False)]
+        figure.legend(loc="outside lower center", fontsize=8, ncols=3)
+        ordered = [*front, *beaten.index]
         corners = [point for a, b in pairwise(steps.to_numpy()) for point in (a, (b[0], a[1]), b)]
         corners += [(1, axis.get_ylim()[1])] if "retrain" in front else []
         label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered, corners)
@@ -202,7 +202,7 @@ def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) ->
     methods = [m for m in methods if m in set(classes["method"])]
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(
-            1, len(targets), figsize=(3.4 * len(targets) + 1.3, 0.34 * len(methods) + 1.3), squeeze=False, sharey=True
+            1, len(targets), figsize=(2.2 * len(targets) + 1.6, 0.22 * len(methods) + 1.2), squeeze=False, sharey=True
         )
         for axis, target in zip(axes[0], targets, strict=True):
             here = classes[classes["target"] == target]
@@ -216,7 +216,7 @@ def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) ->
                         f"{100 * value:.0f}",
                         ha="center",
                         va="center",
-                        fontsize=6.5,
+                        fontsize=5.5,
                         color="black" if value > 0.55 else "white",
                     )
             axis.set_xticks(range(grid.shape[1]), grid.columns)

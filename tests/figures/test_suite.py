@@ -50,13 +50,11 @@ def test_the_front_is_what_a_search_over_all_pairs_leaves():
 def test_the_chart_fills_and_joins_the_front_and_hollows_the_rest():
     figure = suite.forgetting_against_cost(board(), "t")
     (axis,) = figure.axes
-    front, rest = axis.collections
-    on = {tuple(point) for point in front.get_offsets()}
-    assert on == {(COSTS[m], 100 * GAPS[m]) for m in ("original", "cheap", "middle", "retrain")}
+    (rest,) = axis.collections
     assert {tuple(point) for point in rest.get_offsets()} == {(0.1, 6.0), (2.0, 0.1)}
     np.testing.assert_allclose(rest.get_facecolor()[0], (1, 1, 1, 1))
-    (steps,) = (line for line in axis.lines if line.get_label() == "Pareto front")
-    assert list(steps.get_xdata()) == [0, 0.01, 0.1, 1]
+    (front,) = (line for line in axis.lines if line.get_label() == "Pareto front")
+    np.testing.assert_allclose(front.get_xydata(), [(0, 50), (0.01, 20), (0.1, 5), (1, 0)])
     assert {label.get_text() for label in axis.texts} - {""} == set(GAPS)
     assert (axis.get_xscale(), axis.get_yscale()) == ("symlog", "symlog")
 
