@@ -7,6 +7,7 @@ TA and MIA.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -22,8 +23,10 @@ STUDY = "salun-random"
 GAPS = {"UA": "|gap| of UA", "average": "average gap"}  # column -> title of its panel
 UNIT = "percentage points"
 METHODS = ("finetune", "gradient_ascent", "l1_sparse", "random_labels", "salun", "original", "retrain")
-LOOKS = {m: {"color": c, "marker": s} for m, c, s in zip(METHODS, COLOURS[:5] + ["black"] * 2, MARKERS, strict=True)}
-LINES = {"original": ":", "retrain": "--"}
+LOOKS: dict[str, Any] = {
+    m: {"color": c, "marker": s} for m, c, s in zip(METHODS, COLOURS[:5] + ["black"] * 2, MARKERS, strict=True)
+}
+LINES: dict[str, Any] = {"original": ":", "retrain": "--"}
 LABELS = {"retrain": "retrain, to the others"}
 
 
@@ -112,11 +115,16 @@ def hyperparameters(table: pd.DataFrame, title: str) -> Figure:
                         color=("#dddddd", "white")[k],
                         edgecolor="#666666",
                         hatch=("", "////")[k],
-                        label=f"{100 * fraction:g} % forgotten" if first else None,
+                        label=f"{100 * fraction:g} % forgotten" if first else "_",
                     )
                     for runs, fill, label in ((mine, "white", "other setting"), (own, "black", "the benchmark's own")):
-                        label = label if first and not k else None
-                        axis.plot([x] * len(runs), runs[gap], "o", ms=4.5, mfc=fill, mec="black", zorder=3, label=label)
+                        marks: Any = {
+                            "ms": 4.5,
+                            "mec": "black",
+                            "zorder": 3,
+                            "label": label if first and not k else "_",
+                        }
+                        axis.plot([x] * len(runs), runs[gap], "o", mfc=fill, **marks)
                     if lost := int(mine[gap].isna().sum()):
                         axis.annotate(f"{lost} diverged", (x, 0), ha="center", va="bottom", rotation=90, fontsize=6)
             logarithmic(axis, "y", swept[gap])
@@ -160,7 +168,12 @@ def masks_on_other_methods(table: pd.DataFrame, own: float, title: str) -> Figur
             for i, pair in enumerate(pairs.values()):
                 for k, (key, (label, (fill, hatch))) in enumerate(zip(pair, looks.items(), strict=True)):
                     values, x = runs.loc[[key], gap], i + 0.4 * (k - 0.5)
-                    shown = {"color": fill, "edgecolor": "black", "hatch": hatch, "label": label if i == 0 else None}
+                    shown: Any = {
+                        "color": fill,
+                        "edgecolor": "black",
+                        "hatch": hatch,
+                        "label": label if i == 0 else "_",
+                    }
                     axis.bar(x, values.mean(), 0.36, yerr=_reach(values), capsize=3, **shown)
             axis.set_xticks(range(len(pairs)), pairs)
         _legend(figure, axes[0])

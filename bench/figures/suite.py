@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,8 +86,8 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
         axes[0][0].invert_yaxis()
         entries = [plt.Line2D([], [], color=c, marker=m, ls="", ms=4, label=v) for v, (c, m) in VERDICTS.items()]
         unit = "gap to retrain (percentage points); grey: noise floor of retraining"  # a label would be in its way
-        place = {"loc": "outside lower center", "ncols": len(entries)}
-        figure.legend(handles=entries, title=unit, title_fontsize=9, fontsize=8, **place)
+        looks: Any = {"title": unit, "title_fontsize": 9, "fontsize": 8, "ncols": len(entries)}
+        figure.legend(handles=entries, loc="outside lower center", **looks)
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -109,7 +110,7 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         if (floor := 100 * here.loc[(here["method"] == "retrain") & here["metric"].isin(GAPS), "floor"].mean()) > 0:
             axis.axhspan(0, floor, color="#dddddd", lw=0, label="noise floor of retraining")
         steps = table.loc[front]
-        looks = {"marker": "o", "ms": 5, "color": COLOURS[0], "mec": "black", "mew": 0.8, "lw": 1.2, "zorder": 4}
+        looks: Any = {"marker": "o", "ms": 5, "color": COLOURS[0], "mec": "black", "mew": 0.8, "lw": 1.2, "zorder": 4}
         axis.step(steps["cost"], steps["gap"], where="post", label="Pareto front", **looks)
         beaten = table.drop(front)
         looks = {"marker": "s", "s": 26, "color": "white", "edgecolor": "black", "lw": 0.8, "zorder": 3}
@@ -157,10 +158,10 @@ def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figu
             far = 100 * gaps.loc[gaps["metric"] == metric, "gap"].abs().to_numpy()
             beyond = far > floor
             first = i == 0  # its markers stand for all in the legend
-            axis.barh(i, floor, 0.8, color="#cccccc", label="noise floor" if first else None)
-            axis.vlines(margin, i - 0.4, i + 0.4, color="black", lw=1.5, label="margin" if first else None)
+            axis.barh(i, floor, 0.8, color="#cccccc", label="noise floor" if first else "_")
+            axis.vlines(margin, i - 0.4, i + 0.4, color="black", lw=1.5, label="margin" if first else "_")
             below, above = np.full(len(away), i + 0.2), np.full(len(far), i - 0.15)
-            axis.plot(away, below, "x", color="black", ms=4, mew=0.9, label="a retrain" if first else None)
+            axis.plot(away, below, "x", color="black", ms=4, mew=0.9, label="a retrain" if first else "_")
             for chosen, fill, label in (
                 (~beyond, "white", "a method"),
                 (beyond, COLOURS[1], "a method beyond the floor"),
@@ -174,9 +175,9 @@ def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figu
                     mfc=fill,
                     mec="black",
                     alpha=0.8,
-                    label=label if first else None,
+                    label=label if first else "_",
                 )
-            place = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            place: Any = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
             axis.text(1.01, i, f"{beyond.sum()} of {len(far)}", **place)
         axis.set_yticks(range(len(metrics)), [text.HEADLINE[m] for m in metrics])
         axis.set_ylim(len(metrics) - 0.4, -0.6)

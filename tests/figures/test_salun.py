@@ -9,9 +9,10 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from bench import config
+from bench import config, datasets, forget, store
 from bench.errors import BadInput
 from bench.figures import salun as figures
+from bench.stages import data, train, unlearn
 from bench.studies import salun as study
 from methods.finetune import FineTune
 from methods.gradient_ascent import GradientAscent
@@ -132,6 +133,48 @@ def test_settings_are_multiples_of_the_entrys_own():
     assert changed.lr == pytest.approx(4 * own.lr)
     assert changed.epochs == own.epochs / 2
     assert changed.model_dump(exclude={"lr", "epochs"}) == own.model_dump(exclude={"lr", "epochs"})
+
+
+def test_a_run_at_the_benchmarks_own_fraction_is_the_leaderboards(tmp_path, monkeypatch):
+    """Its measures from the predictions that the stage `unlearn` stores for the same request."""
+    monkeypatch.chdir(tmp_path)
+    name = "tiny-for-salun"
+    section = {
+        "dataset": {"name": "digits", "train_images": 150},
+        "validation": 0.1,
+        "architecture": "resnet-tiny",
+        "training": {"epochs": 2, "batch_size": 16, "lr": 0.1},
+        "requests": {"random": {"kind": "random", "fraction": 0.3}},
+        "seeds": [0],
+    }
+    entries = {"original": {}, "retrain": {}, "salun": {"epochs": 1, "batch_size": 16}}
+    params = config.Params.model_validate({"run": [name], "benchmarks": {name: section}, "methods": entries})
+    data.run(params, name)
+    train.train_original(params, name, 0)
+    (target,) = forget.of_benchmark(name, params.benchmark(name))
+    (record,) = unlearn.one_job(params, name, "salun", [[target]], 0)
+    assert record["status"] == "ok"
+    dataset = datasets.load(store.dataset_folder(name))
+    logits = store.read_tensors(store.run_file(name, "salun", "random", 0))
+    right = {split: logits[split].argmax(1) == getattr(dataset, split).labels for split in ("train", "test")}
+    (found,) = study.one(params, name, study.Run(0.3, 0, "salun"))
+    assert found["UA"] == pytest.approx(1 - right["train"][target.indices].mean())
+    assert found["RA"] == pytest.approx(np.delete(right["train"], target.indices).mean())
+    assert found["TA"] == pytest.approx(right["test"].mean())
+    assert 0 <= found["mia_salun"] <= 1
+    monkeypatch.setattr(study, "entry", lambda *_: Broken())
+    (found,) = study.one(params, name, study.Run(0.3, 0, "salun"))
+    assert all(np.isnan(found[measure]) for measure in study.MEASURES)
+
+
+class Broken:
+    """A method whose network's outputs are not finite."""
+
+    def unlearn(self, model, problem):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(torch.nan)
+        return model
 
 
 @pytest.mark.parametrize(("name", "method"), [("finetune", FineTune), ("gradient_ascent", GradientAscent)])
