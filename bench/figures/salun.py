@@ -98,6 +98,8 @@ def hyperparameters(table: pd.DataFrame, title: str) -> Figure:
     """
     varied = table[table["lr"] != 1]
     there = [m for m in METHODS if m in set(varied["method"])]
+    rates, lengths = (" or ".join(f"{v:g}" for v in sorted(varied[c].unique())) for c in ("lr", "epochs"))
+    other = f"learning rate × {rates}, epochs × {lengths}"
     swept = table[(table["mask"] == 0) & (table["seed"] == varied["seed"].min()) & table["method"].isin(there)]
     with plt.rc_context(STYLE):
         figure, axes = panels(title)
@@ -117,7 +119,7 @@ def hyperparameters(table: pd.DataFrame, title: str) -> Figure:
                         hatch=("", "////")[k],
                         label=f"{100 * fraction:g} % forgotten" if first else "_",
                     )
-                    for runs, fill, label in ((mine, "white", "other setting"), (own, "black", "the benchmark's own")):
+                    for runs, fill, label in ((mine, "white", other), (own, "black", "own setting")):
                         marks: Any = {
                             "ms": 4.5,
                             "mec": "black",

@@ -156,7 +156,7 @@ def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figu
             floor, margin = 100 * reference.loc[metric, ["floor", "margin"]].to_numpy(float)
             away = 100 * (retrains[metric] - retrains[metric].mean()).abs().to_numpy()
             far = 100 * gaps.loc[gaps["metric"] == metric, "gap"].abs().to_numpy()
-            beyond = far > floor
+            beyond = far > floor + comparisons.ROUNDING
             first = i == 0  # its markers stand for all in the legend
             axis.barh(i, floor, 0.8, color="#cccccc", label="noise floor" if first else "_")
             axis.vlines(margin, i - 0.4, i + 0.4, color="black", lw=1.5, label="margin" if first else "_")

@@ -31,7 +31,7 @@ SEEDS = 2  # the benchmark's first ones
 METHODS = ("finetune", "gradient_ascent", "l1_sparse", "salun")
 FRACTIONS = (0.1, 0.3, 0.5)
 SETTINGS = ((0.25, 0.5), (4, 0.5))  # learning rate and epochs, beside (1, 1)
-SHARES = (0.1, 0.25, 1.0)  # beside SalUn's own
+SHARES = (0.1, 1.0)  # beside SalUn's own
 MASKED = {"finetune": "finetune", "gradient_ascent": "gradient_ascent"}  # entry -> SalUn's `objective`
 MEASURES = ("UA", "RA", "TA", "mia_salun")
 
