@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from bench.figures.axes import label_points, logarithmic
 from bench.figures.given import Given
-from bench.figures.style import COLOURS, MARKERS, STYLE
+from bench.figures.style import COLOURS, STYLE
 from bench.metrics import comparisons
 from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE, UNDECIDED, CriticalDifference
-from bench.report import tables
+from bench.report import tables, text
 
 DECADES = [-100, -10, -1, 0, 1, 10, 100]
 VERDICTS = {INDISTINGUISHABLE: (COLOURS[2], "o"), UNDECIDED: ("#666666", "D"), DIFFERENT: (COLOURS[1], "s")}
@@ -23,6 +26,10 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
     """File name, without suffix, and figure."""
     params, benchmark, table = given.params, given.benchmark, given.table
     ranks, blocks = tables.ranks(params, given.judged), tables.blocks(params, given.judged)
+    retrains = {
+        (each.benchmark, each.request): each.values["retrain"].groupby(level="seed").mean()
+        for each in tables.compared(params, given.judged)
+    }
     for request, _, targets in tables.requests(given.section):
         here, title = table[table["request"] == request], f"{benchmark}, request {request}"
         classes = given.judged.classes[given.judged.classes["target"].isin(targets)]
@@ -30,6 +37,8 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
         if here["gap"].notna().any():
             yield f"{request}-gap-to-retrain", gap_to_retrain(here, title)
             yield f"{request}-forgetting-against-cost", forgetting_against_cost(here, title)
+            if len(per_seed := retrains[benchmark, request]) > 1:
+                yield f"{request}-noise-floors", noise_floors(here, per_seed, title)
         if len(of_request := ranks[ranks["request"] == request]):
             yield f"{request}-rank-stability", rank_stability(of_request, title)
         if min((scores := blocks[benchmark, request].dropna()).shape) > 2:
@@ -46,9 +55,7 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
     """
     methods = [m for m in dict.fromkeys(here["method"]) if m != "retrain" and _has(here, m)]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(GAPS), figsize=(1.75 * len(GAPS) + 2.2, 0.32 * len(methods) + 1.2), sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(GAPS), figsize=(7, 0.24 * len(methods) + 1.5), sharey=True, squeeze=False)
         for axis, (metric, label) in zip(axes[0], GAPS.items(), strict=True):
             rows = here[here["metric"] == metric].set_index("method")
             floor = 100 * rows["floor"].get("retrain", math.nan)
@@ -78,37 +85,112 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
         axes[0][0].set_yticks(range(len(methods)), methods)
         axes[0][0].invert_yaxis()
         entries = [plt.Line2D([], [], color=c, marker=m, ls="", ms=4, label=v) for v, (c, m) in VERDICTS.items()]
-        figure.legend(handles=entries, loc="outside right upper", fontsize=8)
-        figure.supxlabel("gap to retrain (percentage points); grey: noise floor of retraining", fontsize=9)
+        unit = "gap to retrain (percentage points); grey: noise floor of retraining"  # a label would be in its way
+        looks: Any = {"title": unit, "title_fontsize": 9, "fontsize": 8, "ncols": len(entries)}
+        figure.legend(handles=entries, loc="outside lower center", **looks)
         figure.suptitle(title, fontsize=10)
     return figure
 
 
 def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
-    """Average gap to retrain against samples passed, relative to retraining: the lower left is best."""
-    gaps = here[here["metric"] == "avg_gap"].set_index("method")
-    costs = here[here["metric"] == "samples"].set_index("method")["mean"]
+    """Average gap to retrain against cost, both on logarithmic axes that have a 0; the lower left is best.
+
+    The Pareto front, filled and joined by steps, is of those that no other method matches in both and beats in one.
+    Within the grey band gaps say little: it is the mean of the noise floors of the four metrics that are averaged.
+
+    Args:
+        here: the leaderboard's rows of one benchmark and request; without FLOPs, cost is in samples.
+    """
+    unit = "flops" if "flops" in set(here["metric"]) else "samples"
+    table = pd.DataFrame({name: _means(here, metric) for name, metric in {"cost": unit, "gap": "avg_gap"}.items()})
+    table = table.dropna().assign(gap=lambda t: 100 * t["gap"])
+    front = pareto_front(table)
     with plt.rc_context(STYLE):
-        methods = [m for m in gaps.index if m != "retrain"]
-        figure, axis = plt.subplots(figsize=(6.2, max(3.4, 0.21 * len(methods))))
-        for i, method in enumerate(methods):
-            marker, colour = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], COLOURS[i % len(COLOURS)]
-            x, y, name = costs[method], 100 * gaps["mean"][method], f"{i + 1}  {method}"
-            axis.scatter(x, y, marker=marker, color=colour, s=34, label=name, zorder=3)
-            axis.annotate(str(i + 1), (x, y), (4, 3), textcoords="offset points", fontsize=7)
-        if "retrain" in gaps.index:
+        figure, axis = plt.subplots(figsize=(7, 4.6))
+        if (floor := 100 * here.loc[(here["method"] == "retrain") & here["metric"].isin(GAPS), "floor"].mean()) > 0:
+            axis.axhspan(0, floor, color="#dddddd", lw=0, label="noise floor of retraining")
+        steps = table.loc[front]
+        looks: Any = {"marker": "o", "ms": 5, "color": COLOURS[0], "mec": "black", "mew": 0.8, "lw": 1.2, "zorder": 4}
+        axis.step(steps["cost"], steps["gap"], where="post", label="Pareto front", **looks)
+        beaten = table.drop(front)
+        looks = {"marker": "s", "s": 26, "color": "white", "edgecolor": "black", "lw": 0.8, "zorder": 3}
+        axis.scatter(beaten["cost"], beaten["gap"], label="another is as good in both", **looks)
+        if "retrain" in table.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
-        axis.set_xlabel("samples passed, relative to retraining")
-        axis.set_ylabel("average gap to retrain (points)")
-        axis.set_xlim(left=-0.04 * max(1.0, costs.max()))
-        axis.set_yscale("symlog", linthresh=1)
-        axis.set_ylim(0, 1.6 * max(1.0, 100 * gaps["mean"].max()))
-        ticks = [t for t in DECADES if 0 <= t <= axis.get_ylim()[1]]
-        axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        axis.minorticks_off()
+        logarithmic(axis, "x", table["cost"])
+        logarithmic(axis, "y", table["gap"])
+        axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
+        axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        figure.legend(loc="outside lower center", fontsize=8, ncols=3)
+        ordered = [*front, *beaten.index]
+        corners = [point for a, b in pairwise(steps.to_numpy()) for point in (a, (b[0], a[1]), b)]
+        corners += [(1, axis.get_ylim()[1])] if "retrain" in front else []
+        label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered, corners)
     return figure
+
+
+def pareto_front(table: pd.DataFrame) -> list[str]:
+    """Those of the index that none is as low as in all columns and lower in one, sorted by the first column.
+
+    Of equal ones all stand on it.
+    """
+    values = table.to_numpy()
+    worse = (values[:, None] >= values).all(axis=2) & (values[:, None] > values).any(axis=2)
+    return list(table[~worse.any(axis=1)].sort_values(list(table.columns), kind="stable").index)
+
+
+def noise_floors(here: pd.DataFrame, retrains: pd.DataFrame, title: str) -> Figure:
+    """How far single retrains scatter in each headline metric, its floor and margin, and the gaps of the methods.
+
+    Args:
+        here: the leaderboard's rows of one benchmark and request.
+        retrains: index seed, columns metrics.
+    """
+    reference = here[here["method"] == "retrain"].set_index("metric")
+    metrics = [m for m in text.HEADLINE if reference["floor"].get(m, math.nan) >= 0]
+    gaps = here[(here["method"] != "retrain") & here["gap"].notna()]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 0.42 * len(metrics) + 1.5))
+        for i, metric in enumerate(metrics):
+            floor, margin = 100 * reference.loc[metric, ["floor", "margin"]].to_numpy(float)
+            away = 100 * (retrains[metric] - retrains[metric].mean()).abs().to_numpy()
+            far = 100 * gaps.loc[gaps["metric"] == metric, "gap"].abs().to_numpy()
+            beyond = far > floor + comparisons.ROUNDING
+            first = i == 0  # its markers stand for all in the legend
+            axis.barh(i, floor, 0.8, color="#cccccc", label="noise floor" if first else "_")
+            axis.vlines(margin, i - 0.4, i + 0.4, color="black", lw=1.5, label="margin" if first else "_")
+            below, above = np.full(len(away), i + 0.2), np.full(len(far), i - 0.15)
+            axis.plot(away, below, "x", color="black", ms=4, mew=0.9, label="a retrain" if first else "_")
+            for chosen, fill, label in (
+                (~beyond, "white", "a method"),
+                (beyond, COLOURS[1], "a method beyond the floor"),
+            ):
+                axis.plot(
+                    far[chosen],
+                    above[chosen],
+                    "o",
+                    ms=4.5,
+                    mew=0.7,
+                    mfc=fill,
+                    mec="black",
+                    alpha=0.8,
+                    label=label if first else "_",
+                )
+            place: Any = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            axis.text(1.01, i, f"{beyond.sum()} of {len(far)}", **place)
+        axis.set_yticks(range(len(metrics)), [text.HEADLINE[m] for m in metrics])
+        axis.set_ylim(len(metrics) - 0.4, -0.6)
+        logarithmic(axis, "x", 100 * gaps.loc[gaps["metric"].isin(metrics), "gap"].abs())
+        axis.set_xlabel("distance to the mean retrain (percentage points; JS: hundredths of a nat)")
+        axis.set_title(f"{title}; {len(retrains)} retrains", fontsize=10)
+        axis.text(1.01, 1.0, "beyond floor", transform=axis.transAxes, va="bottom", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def _means(here: pd.DataFrame, metric: str) -> pd.Series:
+    return here[here["metric"] == metric].set_index("method")["mean"]
 
 
 def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) -> Figure:
@@ -121,7 +203,7 @@ def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) ->
     methods = [m for m in methods if m in set(classes["method"])]
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(
-            1, len(targets), figsize=(3.4 * len(targets) + 1.3, 0.34 * len(methods) + 1.3), squeeze=False, sharey=True
+            1, len(targets), figsize=(2.2 * len(targets) + 1.6, 0.22 * len(methods) + 1.2), squeeze=False, sharey=True
         )
         for axis, target in zip(axes[0], targets, strict=True):
             here = classes[classes["target"] == target]
@@ -135,7 +217,7 @@ def accuracy_per_class(classes: pd.DataFrame, methods: list[str], title: str) ->
                         f"{100 * value:.0f}",
                         ha="center",
                         va="center",
-                        fontsize=6.5,
+                        fontsize=5.5,
                         color="black" if value > 0.55 else "white",
                     )
             axis.set_xticks(range(grid.shape[1]), grid.columns)

@@ -20,6 +20,7 @@ NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that it
     "concepts-weights": "each class's first concepts, their weights, and windows that show them",
     "concepts-images": "images before and after each way to poison them, and where their concept is",
     "concepts-ablation": "concept poisoning with every way to change images and every way to label them",
+    "salun-random": "random forget sets: by their size, by learning rates and epochs, and under SalUn's masks",
 }
 
 
