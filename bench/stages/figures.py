@@ -5,11 +5,11 @@ Each module of bench/figures draws what it can from what the benchmark has.
 
 from bench import store
 from bench.config import Params
-from bench.figures import suite
+from bench.figures import suite, wfnet
 from bench.figures.given import Given
 from bench.figures.style import save
 
-MODULES = (suite,)
+MODULES = (suite, wfnet)
 
 
 def run(params: Params, benchmark: str) -> str:

@@ -5,9 +5,9 @@ import pandas as pd
 from bench import store
 from bench.config import Params
 from bench.jobs import fan_out
-from bench.studies import Study
+from bench.studies import Study, wfnet
 
-STUDIES: dict[str, Study] = {}  # name -> what it does; each module of bench/studies adds its own
+STUDIES: dict[str, Study] = {**wfnet.STUDIES}  # name -> what it does
 
 
 def run(params: Params, benchmark: str) -> str:

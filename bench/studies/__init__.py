@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that its name begins with
+    "wfnet-round": "WF-Net: accuracy of every row against the steps of a round",
+    "wfnet-weights": "WF-Net: the rows after rounds with other weights of forgetting and sparsity",
+    "wfnet-explanations": "WF-Net: insertion and deletion by its gates, before and after a class's row is active",
 }
 
 
