@@ -84,7 +84,7 @@ def gate_maps(layers: Gates, title: str) -> Figure:
             axis.spines[:].set_visible(False)
         figure.supxlabel("output unit of the layer", fontsize=9)
         figure.supylabel("class whose row it is", fontsize=9)
-        figure.colorbar(image, ax=axes, label="gate α", pad=0.01, aspect=30)
+        figure.colorbar(image, ax=list(axes.flat[: len(layers)]), label="gate α", pad=0.01, aspect=30)
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -134,8 +134,11 @@ def jaccard(layers: Gates) -> tuple[np.ndarray, np.ndarray]:
 
 
 def overlap(rounds: list[Gates], title: str) -> Figure:
-    """Of each pair of classes how much of what their rows switch off is common, mean over seeds."""
-    found, chance = np.mean([jaccard(of) for of in rounds], axis=0)
+    """Of each pair of classes how much of what their rows switch off is common, mean over seeds that have any."""
+    several = np.array([jaccard(of) for of in rounds])
+    known = np.isfinite(several)
+    with np.errstate(invalid="ignore"):
+        found, chance = np.where(known, several, 0).sum(0) / known.sum(0)
     share = np.mean([(np.concatenate(list(of.values()), axis=1) < OFF).mean(1) for of in rounds], axis=0)
     classes = len(found)
     pairs = np.tril(np.ones_like(found, dtype=bool), -1)
@@ -157,7 +160,8 @@ def overlap(rounds: list[Gates], title: str) -> Figure:
         axis.set_ylabel("class")
         axis.spines[:].set_visible(False)
         figure.colorbar(image, ax=axis, label="common share of the units switched off (Jaccard)", shrink=0.8)
-        said = f"mean {np.nanmean(found[pairs]):.2f}; independent sets of these sizes {np.nanmean(chance[pairs]):.2f}"
+        mean, expected = (of[pairs & known.any(0)[0]].mean() for of in (found, chance))
+        said = f"mean {mean:.2f}; independent sets of these sizes {expected:.2f}"
         axis.set_title(f"{title}\n{said}\ndiagonal: share of units that a row switches off", fontsize=8)
     return figure
 
@@ -181,7 +185,7 @@ def against_step(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def worst_rows(rows: pd.DataFrame, retrain: Mapping[int, tuple[float, float]], title: str) -> Figure:
-    """Each class's row after the round: test accuracy on the class, and on the worst other one, whose number it bears.
+    """Each class's row after the round: test accuracy on the class, and on the worst other one, named above it.
 
     Bars are means over seeds, with their range; above `MOST` classes there are those with the worst rows.
 
@@ -195,7 +199,7 @@ def worst_rows(rows: pd.DataFrame, retrain: Mapping[int, tuple[float, float]], t
     with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
         figure, axis = plt.subplots(figsize=(7, 3.2))
         places = np.arange(len(chosen))
-        bars = {"ACC_f": ("forgotten class", ""), "ACC_worst": ("worst retained class (its number)", "///")}
+        bars = {"ACC_f": ("forgotten class", ""), "ACC_worst": ("worst retained class (which: above)", "///")}
         for i, (column, (label, hatch)) in enumerate(bars.items()):
             of_row = 100 * last.groupby("row")[column].agg(["mean", "min", "max"]).loc[chosen]
             x, half = places + 0.4 * i - 0.2, [of_row["mean"] - of_row["min"], of_row["max"] - of_row["mean"]]
@@ -209,10 +213,9 @@ def worst_rows(rows: pd.DataFrame, retrain: Mapping[int, tuple[float, float]], t
                 axis.plot(x[known], reference, marker="D", ms=4.5, zorder=4, **style)
         for x, c in zip(places, chosen, strict=True):
             here = last[last["row"] == c]
-            axis.text(
-                x - 0.2, 100 * here["ACC_f"].max() + 2, f"{100 * here['ACC_f'].mean():.2g}", ha="center", fontsize=7
-            )
-            axis.text(x + 0.2, 104, "/".join(map(str, here["worst"].unique())), ha="center", fontsize=7)
+            forgotten, some_wrong = 100 * here["ACC_f"], here.loc[here["ACC_worst"] < 1, "worst"]
+            axis.text(x - 0.2, forgotten.max() + 4, f"{forgotten.mean():.2g}", ha="center", fontsize=7)
+            axis.text(x + 0.2, 104, "/".join(map(str, some_wrong.unique())), ha="center", fontsize=7)
         before = 100 * first.groupby("row")["ACC_worst"].mean().loc[chosen]
         axis.hlines(before, places + 0.01, places + 0.39, color="black", lw=1.6, label="original")
         axis.set_xticks(places, chosen)
