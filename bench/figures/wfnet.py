@@ -37,7 +37,10 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
         yield "wfnet-accuracy-against-step", against_step(rows, title)
         yield "wfnet-worst-rows", worst_rows(rows, retrained(given), title)
     if (rows := given.study("wfnet-weights")) is not None:
-        yield "wfnet-weights-pareto", pareto(rows, f"{name}, WF-Net, seed {rows['seed'].iloc[0]}, short rounds")
+        yield (
+            "wfnet-weights-pareto",
+            pareto(rows, f"{name}, WF-Net, seed {rows['seed'].iloc[0]}, rounds of half the epochs"),
+        )
     if (rows := given.study("wfnet-explanations")) is not None:
         yield "wfnet-insertion-deletion", explanations(rows, f"{name}, WF-Net, seed {rows['seed'].iloc[0]}")
 
@@ -210,7 +213,7 @@ def worst_rows(rows: pd.DataFrame, retrain: Mapping[int, tuple[float, float]], t
             if known:
                 reference = [100 * retrain[chosen[k]][i] for k in known]
                 style = {"mfc": "white", "mec": "black", "ls": "", "label": "retrain" if i else None}
-                axis.plot(x[known], reference, marker="D", ms=4.5, zorder=4, **style)
+                axis.plot(x[known], reference, marker="D", ms=4.5, zorder=4, clip_on=False, **style)
         for x, c in zip(places, chosen, strict=True):
             here = last[last["row"] == c]
             forgotten, some_wrong = 100 * here["ACC_f"], here.loc[here["ACC_worst"] < 1, "worst"]
@@ -238,7 +241,7 @@ def pareto(rows: pd.DataFrame, title: str) -> Figure:
             style = {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
             axis.plot(x, y, ms=5, lw=1.1, label=f"sparsity weight λ₂ = {sparsity:g}", **style)
             for (_, weight), a, b in zip(of.index, x, y, strict=True):
-                place = {"xytext": (5, -9 if i == 0 else 5), "textcoords": "offset points"}
+                place = {"xytext": (5, -10 if i else 5), "textcoords": "offset points"}
                 axis.annotate(f"{weight:g}", (a, b), fontsize=7, color=COLOURS[i], **place)
         best = 100 * means[undominated(means["ACC_f"].to_numpy(), means["ACC_r"].to_numpy())]
         axis.plot(best["ACC_f"], best["ACC_r"], "o", ms=10, mfc="none", mec="black", label="not dominated")
@@ -264,34 +267,32 @@ def undominated(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
 
 
 def explanations(rows: pd.DataFrame, title: str) -> Figure:
-    """Probability of the class that the original sees, as the pixels that a map ranks highest come or go."""
+    """Probability of the class that the original sees, as the pixels come or go, those first that a map ranks highest.
+
+    Insertion begins with a blurred image; blanked pixels have the mean colour (RISE, arXiv:1806.07421, 4.3).
+    """
     said = {
         ("gates", "before"): "gates' map, original",
         ("Grad-CAM", "before"): "Grad-CAM, original",
         ("chance", "before"): "random order, original",
         ("gates", "after"): "gates' map, the class's row active",
     }
-    games = list(rows["game"].unique())
+    games, areas = list(rows["game"].unique()), dict[str, list[str]]()
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(games), figsize=(7, 3.5), sharey=True, squeeze=False)
         for axis, game in zip(axes[0], games, strict=True):
-            areas = []
             for i, ((maker, network), label) in enumerate(said.items()):
                 here = rows[(rows["game"] == game) & (rows["map"] == maker) & (rows["network"] == network)]
-                areas.append(f"{np.trapezoid(here['probability'], here['changed']):.2f}")
-                style = {
-                    "color": COLOURS[i],
-                    "marker": MARKERS[i],
-                    "ls": LINES[i],
-                    "label": label if axis is axes[0][0] else None,
-                }
+                style = {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
                 axis.plot(100 * here["changed"], here["probability"], ms=3.5, lw=1.2, **style)
-            axis.set_title(f"{game}\narea {', '.join(areas)}", fontsize=9)
+                areas.setdefault(label, []).append(f"{np.trapezoid(here['probability'], here['changed']):.2f}")
+            axis.set_title(game, fontsize=9)
             axis.set_xlabel(f"pixels {'revealed' if game == 'insertion' else 'blanked'} (%)")
         axes[0][0].set_ylim(-0.02, 1.02)
         axes[0][0].set_ylabel("mean probability")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-        figure.suptitle(title, fontsize=10)
+        labels = [f"{label} ({', '.join(values)})" for label, values in areas.items()]
+        figure.legend(axes[0][0].lines, labels, loc="outside lower center", ncols=2, fontsize=8)
+        figure.suptitle(f"{title}; in brackets: areas under the curves", fontsize=10)
     return figure
 
 

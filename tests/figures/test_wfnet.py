@@ -184,9 +184,10 @@ def test_explanations_name_the_area_under_each_curve():
             [(0.0, 0.0), (0.5, 1.0), (1.0, 0.0)] if network == "after" else [(0.0, 0.2), (0.5, 0.2), (1.0, 0.2)]
         )
     ]
-    left, right = drawn.explanations(pd.DataFrame(rows), "made").axes
-    assert left.get_title() == "insertion\narea 0.20, 0.20, 0.20, 0.50"
-    assert len(right.lines) == 4
+    figure = drawn.explanations(pd.DataFrame(rows), "made")
+    said = [text.get_text().rsplit("(")[1] for text in figure.legends[0].get_texts()]
+    assert said == ["0.20, 0.20)", "0.20, 0.20)", "0.20, 0.20)", "0.50, 0.50)"]
+    assert [len(axis.lines) for axis in figure.axes] == [4, 4]
 
 
 @pytest.fixture(scope="module")
