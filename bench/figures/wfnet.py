@@ -5,6 +5,7 @@ keep, and from the studies `wfnet-...`, of which `wfnet-round` is the leaderboar
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,8 +106,7 @@ def by_depth(rounds: list[Gates], title: str) -> Figure:
             found = [over_seeds(np.array([100 * closed(of[layer]) for of in rounds])) for layer in layers]
             mean, low, high = np.array(found).T
             half = np.nan_to_num([mean - low, high - mean])
-            style = {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
-            axis.errorbar(np.arange(len(layers)), mean, yerr=half, label=label, ms=4, capsize=2, lw=1.2, **style)
+            axis.errorbar(np.arange(len(layers)), mean, yerr=half, label=label, ms=4, capsize=2, lw=1.2, **look(i))
         every = -(-len(layers) // 24)
         names = [shown(layer) for layer in layers[::every]]
         axis.set_xticks(
@@ -176,9 +176,8 @@ def against_step(rows: pd.DataFrame, title: str) -> Figure:
         figure, axis = plt.subplots(figsize=(4.4, 3.6))
         for i, (column, label) in enumerate(series.items()):
             of_step = 100 * rows.groupby("step")[column].agg(["mean", "min", "max"])
-            style = {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
             axis.fill_between(of_step.index, of_step["min"], of_step["max"], color=COLOURS[i], alpha=0.18, lw=0)
-            axis.plot(of_step.index, of_step["mean"], label=label, ms=4, lw=1.2, **style)
+            axis.plot(of_step.index, of_step["mean"], label=label, ms=4, lw=1.2, **look(i))
         axis.set_ylim(-3, 103)
         axis.set_xlabel("step of the round, which trains all rows")
         axis.set_ylabel("test accuracy under a class's row (%)")
@@ -206,19 +205,20 @@ def worst_rows(rows: pd.DataFrame, retrain: Mapping[int, tuple[float, float]], t
         for i, (column, (label, hatch)) in enumerate(bars.items()):
             of_row = 100 * last.groupby("row")[column].agg(["mean", "min", "max"]).loc[chosen]
             x, half = places + 0.4 * i - 0.2, [of_row["mean"] - of_row["min"], of_row["max"] - of_row["mean"]]
-            style = {"facecolor": COLOURS[1 - i], "edgecolor": "white", "hatch": hatch}
-            axis.bar(x, of_row["mean"], 0.38, label=label, **style)
+            axis.bar(x, of_row["mean"], 0.38, label=label, facecolor=COLOURS[1 - i], edgecolor="white", hatch=hatch)
             axis.errorbar(x, of_row["mean"], yerr=half, fmt="none", color="black", capsize=2, lw=0.9)
             known = [k for k, c in enumerate(chosen) if c in retrain]
             if known:
                 reference = [100 * retrain[chosen[k]][i] for k in known]
-                style = {"mfc": "white", "mec": "black", "ls": "", "label": "retrain" if i else None}
-                axis.plot(x[known], reference, marker="D", ms=4.5, zorder=4, clip_on=False, **style)
-        for x, c in zip(places, chosen, strict=True):
+                label = "retrain" if i else "_"
+                axis.plot(
+                    x[known], reference, "D", ms=4.5, mfc="white", mec="black", clip_on=False, zorder=4, label=label
+                )
+        for k, c in enumerate(chosen):
             here = last[last["row"] == c]
             forgotten, some_wrong = 100 * here["ACC_f"], here.loc[here["ACC_worst"] < 1, "worst"]
-            axis.text(x - 0.2, forgotten.max() + 4, f"{forgotten.mean():.2g}", ha="center", fontsize=7)
-            axis.text(x + 0.2, 104, "/".join(map(str, some_wrong.unique())), ha="center", fontsize=7)
+            axis.text(k - 0.2, forgotten.max() + 4, f"{forgotten.mean():.2g}", ha="center", fontsize=7)
+            axis.text(k + 0.2, 104, "/".join(map(str, some_wrong.unique())), ha="center", fontsize=7)
         before = 100 * first.groupby("row")["ACC_worst"].mean().loc[chosen]
         axis.hlines(before, places + 0.01, places + 0.39, color="black", lw=1.6, label="original")
         axis.set_xticks(places, chosen)
@@ -238,11 +238,16 @@ def pareto(rows: pd.DataFrame, title: str) -> Figure:
         figure, axis = plt.subplots(figsize=(4.4, 3.6))
         for i, (sparsity, of) in enumerate(means.groupby(level=0)):
             x, y = 100 * of["ACC_f"].to_numpy(), 100 * of["ACC_r"].to_numpy()
-            style = {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
-            axis.plot(x, y, ms=5, lw=1.1, label=f"sparsity weight λ₂ = {sparsity:g}", **style)
+            axis.plot(x, y, ms=5, lw=1.1, label=f"sparsity weight λ₂ = {sparsity:g}", **look(i))
             for (_, weight), a, b in zip(of.index, x, y, strict=True):
-                place = {"xytext": (5, -10 if i else 5), "textcoords": "offset points"}
-                axis.annotate(f"{weight:g}", (a, b), fontsize=7, color=COLOURS[i], **place)
+                axis.annotate(
+                    f"{weight:g}",
+                    (a, b),
+                    (5, -10 if i else 5),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=COLOURS[i],
+                )
         best = 100 * means[undominated(means["ACC_f"].to_numpy(), means["ACC_r"].to_numpy())]
         axis.plot(best["ACC_f"], best["ACC_r"], "o", ms=10, mfc="none", mec="black", label="not dominated")
         axis.set_xscale("symlog", linthresh=1)
@@ -263,7 +268,7 @@ def undominated(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
     """Which points no other one beats or equals in both, and beats in one, bool [n]."""
     at_least = (cost[:, None] >= cost) & (worth[:, None] <= worth)
     better = (cost[:, None] > cost) | (worth[:, None] < worth)
-    return ~(at_least & better).any(axis=1)
+    return np.asarray(~(at_least & better).any(axis=1))
 
 
 def explanations(rows: pd.DataFrame, title: str) -> Figure:
@@ -283,8 +288,7 @@ def explanations(rows: pd.DataFrame, title: str) -> Figure:
         for axis, game in zip(axes[0], games, strict=True):
             for i, ((maker, network), label) in enumerate(said.items()):
                 here = rows[(rows["game"] == game) & (rows["map"] == maker) & (rows["network"] == network)]
-                style = {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
-                axis.plot(100 * here["changed"], here["probability"], ms=3.5, lw=1.2, **style)
+                axis.plot(100 * here["changed"], here["probability"], ms=3.5, lw=1.2, **look(i))
                 areas.setdefault(label, []).append(f"{np.trapezoid(here['probability'], here['changed']):.2f}")
             axis.set_title(game, fontsize=9)
             axis.set_xlabel(f"pixels {'revealed' if game == 'insertion' else 'blanked'} (%)")
@@ -294,6 +298,11 @@ def explanations(rows: pd.DataFrame, title: str) -> Figure:
         figure.legend(axes[0][0].lines, labels, loc="outside lower center", ncols=2, fontsize=8)
         figure.suptitle(f"{title}; in brackets: areas under the curves", fontsize=10)
     return figure
+
+
+def look(i: int) -> dict[str, Any]:
+    """Colour, marker and line of a series."""
+    return {"color": COLOURS[i], "marker": MARKERS[i], "ls": LINES[i]}
 
 
 def shown(layer: str) -> str:

@@ -9,7 +9,7 @@ sourced, so that grids are ours; insertion and deletion: Petsiuk, Das and Saenko
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import methods
 from bench import forget, store
 from bench.concepts import grad_cam
 from bench.config import Params
-from bench.explanations import deletion, gate_map, insertion
+from bench.explanations import Curve, deletion, gate_map, insertion
 from bench.forget import Target
 from bench.metrics.accuracy import accuracy, per_class
 from bench.metrics.judged import Part
@@ -35,7 +35,7 @@ METHOD = "wfnet"
 SEEDS = 2  # of the benchmark's, the first, whose rounds are watched
 POINTS = 8  # of a round, at which its rows are judged
 FORGET, SPARSITY = (0.01, 0.03, 0.1, 1.0), (0.1, 1.0)  # l1, l2
-GAMES = {"insertion": insertion, "deletion": deletion}
+GAMES: dict[str, Callable[..., Curve]] = {"insertion": insertion, "deletion": deletion}
 STEPS, IMAGES = 16, 20  # of a curve; test images of each class
 FIRST = torch.arange(1)  # one image, from whose pass layers are known
 
