@@ -154,7 +154,9 @@ def overlap(rounds: list[Gates], title: str) -> Figure:
         if classes <= MOST:
             for i, j in zip(*np.nonzero(pairs), strict=True):
                 colour = "black" if values[i, j] > 0.55 * top else "white"
-                axis.text(j, i, f"{values[i, j]:.2f}"[-3:], ha="center", va="center", fontsize=6.5, color=colour)
+                axis.text(
+                    j, i, f"{values[i, j]:.2f}".removeprefix("0"), ha="center", va="center", fontsize=6.5, color=colour
+                )
             for c in range(classes):
                 axis.text(c, c, f"{100 * share[c]:.1f}%", ha="center", va="center", fontsize=6.5)
             axis.set_xticks(range(classes))
