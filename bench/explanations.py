@@ -6,6 +6,7 @@ Sources: insertion and deletion are Petsiuk, Das and Saenko, "RISE", BMVC 2018 (
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -69,48 +70,76 @@ def as_maps(out: Tensor, call: Call, samples: int) -> Tensor | None:
     return None
 
 
-def deletion(model: nn.Module, images: Tensor, maps: Tensor, pixels: int, blank: Tensor | float = 0.0) -> Tensor:
-    """Area under the probability of the top class as the most important pixels are blanked, [n]; low is good.
+@dataclass(frozen=True)
+class Curve:
+    """Probabilities of one class an image while pixels change, the most important first.
+
+    Attributes:
+        changed: share of the pixels that have changed, [steps + 1], from 0 to 1.
+        probabilities: [n, steps + 1].
+    """
+
+    changed: Tensor
+    probabilities: Tensor
+
+    @property
+    def area(self) -> Tensor:
+        """Under the curve, by trapezoids, [n], within [0, 1]."""
+        return torch.trapezoid(self.probabilities, self.changed, dim=1)
+
+
+def deletion(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    pixels: int,
+    blank: Tensor | float = 0.0,
+    tracked: Tensor | None = None,
+) -> Curve:
+    """The top class's probability as the most important pixels are blanked; a small area is good.
 
     Args:
         images: network input [n, channels, height, width].
         maps: importance of each pixel, [n, height, width].
         pixels: how many change at each step.
         blank: what takes their place, broadcast to the images.
+        tracked: int64 [n], classes in place of those that the model sees in the images.
     """
-    return _area(model, images, maps, pixels, images, torch.as_tensor(blank).to(images).expand_as(images))
+    return _curve(model, images, maps, pixels, images, torch.as_tensor(blank).to(images).expand_as(images), tracked)
 
 
-def insertion(model: nn.Module, images: Tensor, maps: Tensor, pixels: int) -> Tensor:
-    """Area under the probability of the top class as the most important pixels are revealed, [n]; high is good.
+def insertion(model: nn.Module, images: Tensor, maps: Tensor, pixels: int, tracked: Tensor | None = None) -> Curve:
+    """The top class's probability as the most important pixels are revealed; a large area is good.
 
-    It starts from the blurred image, with RISE's blur scaled to the image's size.
+    It starts from the blurred image, with RISE's blur scaled to the image's size. Arguments as in `deletion`.
     """
     scale = images.shape[-1] / 224
     kernel = max(3, round(BLUR[0] * scale) // 2 * 2 + 1)
     blurred = gaussian_blur(images, [kernel, kernel], [max(BLUR[1] * scale, 0.5)] * 2)
-    return _area(model, images, maps, pixels, blurred, images)
+    return _curve(model, images, maps, pixels, blurred, images, tracked)
 
 
 @torch.no_grad()
-def _area(model: nn.Module, images: Tensor, maps: Tensor, pixels: int, start: Tensor, end: Tensor) -> Tensor:
-    """Trapezoid area, over [0, 1], of the top class's probability while pixels go from `start` to `end`."""
-    top = model(images).argmax(1)
+def _curve(
+    model: nn.Module, images: Tensor, maps: Tensor, pixels: int, start: Tensor, end: Tensor, tracked: Tensor | None
+) -> Curve:
+    """Pixels go from `start` to `end`."""
+    followed = model(images).argmax(1) if tracked is None else tracked
     order = torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view(len(images), 1, *images.shape[-2:])
     total = order.shape[1]
-    curve = [
-        model(torch.where(rank < done, end, start)).softmax(1).gather(1, top[:, None])[:, 0]
-        for done in (*range(0, total, pixels), total)
+    steps = [*range(0, total, pixels), total]
+    probabilities = [
+        model(torch.where(rank < done, end, start)).softmax(1).gather(1, followed[:, None])[:, 0] for done in steps
     ]
-    places = torch.tensor([*range(0, total, pixels), total], dtype=images.dtype, device=images.device) / total
-    return torch.trapezoid(torch.stack(curve, 1), places, dim=1)
+    changed = torch.tensor(steps, dtype=images.dtype, device=images.device) / total
+    return Curve(changed, torch.stack(probabilities, 1))
 
 
 def scores(model: nn.Module, images: Tensor, maps: Callable[[Tensor], Tensor], pixels: int) -> dict[str, float]:
     """Mean insertion and deletion of a way to make maps, [n, channels, h, w] -> [n, h, w]."""
     made = maps(images)
     return {
-        "insertion": float(insertion(model, images, made, pixels).mean()),
-        "deletion": float(deletion(model, images, made, pixels).mean()),
+        "insertion": float(insertion(model, images, made, pixels).area.mean()),
+        "deletion": float(deletion(model, images, made, pixels).area.mean()),
     }

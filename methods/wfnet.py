@@ -143,7 +143,19 @@ class WFNet(Method):
     batch_size: BatchSize = 128
 
     def prepare(self, model: nn.Module, problem: Problem) -> dict[str, Tensor]:
-        """The gates of all classes, [classes, units] by weight's name."""
+        """The gates of all classes, [classes, units] by weight's name, in the order in which they are computed."""
+        gates = self.train_gates(model, problem)
+        problem.artifacts.update(gates)
+        return gates
+
+    def train_gates(
+        self, model: nn.Module, problem: Problem, after_step: Callable[[Gated, int], None] = lambda gated, done: None
+    ) -> dict[str, Tensor]:
+        """Train the gates of all classes.
+
+        Args:
+            after_step: called with the gated network and the number of steps done, after the projection.
+        """
         view, classes = problem.train, problem.classes
         gated = Gated(model, some_input(problem), classes)
         loss = self.loss(classes, problem.generator("rows"))
@@ -155,11 +167,15 @@ class WFNet(Method):
             weight_decay=0,
             schedule="cosine",
         )
-        trained = train(gated, view, loss, recipe, mode="eval", after_step=project)
+
+        def stepped(gated: nn.Module, done: int) -> None:
+            assert isinstance(gated, Gated)
+            project(gated)
+            after_step(gated, done)
+
+        trained = train(gated, view, loss, recipe, mode="eval", after_step=stepped)
         assert isinstance(trained, Gated)
-        gates = trained.gates()
-        problem.artifacts.update(gates)
-        return gates
+        return trained.gates()
 
     def loss(self, classes: int, generator: torch.Generator) -> Callable[[nn.Module, Batch], Tensor]:
         repeats = min(self.expansion, classes - 1)
@@ -188,14 +204,14 @@ class WFNet(Method):
         gates = self.shared(model, problem)
         classes = list(problem.forgotten_classes)
         row = {name: alpha[classes].prod(0) for name, alpha in gates.items()}
+        problem.notes["layers"] = list(gates)
         problem.notes["stored_gates"] = sum(alpha.numel() for alpha in gates.values())
         problem.notes["share_below_half"] = float(torch.cat(list(row.values())).lt(0.5).double().mean())
         return folded(model, row, some_input(problem))
 
 
-def project(gated: nn.Module, done: int) -> None:
+def project(gated: Gated) -> None:
     """Back into [0, 1]."""
-    assert isinstance(gated, Gated)
     for alpha in gated.alpha:
         alpha.clamp_(0, 1)
 

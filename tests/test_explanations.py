@@ -29,22 +29,32 @@ def test_deletion_is_the_area_under_the_curve_by_hand():
     images = torch.ones(1, 1, 4, 4)
     curve = torch.sigmoid(torch.tensor([4.0, 3, 2, 1] + [0.0] * 13)).double()
     expected = np.trapezoid(curve.numpy(), np.arange(17) / 16)
-    assert float(deletion(Corner(), images, corner_map(1), 1)) == pytest.approx(expected, abs=1e-6)
+    assert float(deletion(Corner(), images, corner_map(1), 1).area) == pytest.approx(expected, abs=1e-6)
 
 
 def test_steps_of_several_pixels_end_at_the_last_pixel():
     images = torch.ones(1, 1, 4, 4)
     curve = torch.sigmoid(torch.tensor([4.0, 0, 0, 0])).double()  # after 0, 6, 12 and all 16 pixels
     expected = np.trapezoid(curve.numpy(), np.array([0, 6, 12, 16]) / 16)
-    assert float(deletion(Corner(), images, corner_map(1), 6)) == pytest.approx(expected, abs=1e-6)
+    assert float(deletion(Corner(), images, corner_map(1), 6).area) == pytest.approx(expected, abs=1e-6)
+
+
+def test_another_class_is_followed_where_one_is_named():
+    """The other class has the rest of the probability, of two."""
+    images, other = torch.ones(1, 1, 4, 4), torch.ones(1, dtype=torch.int64)
+    curve = deletion(Corner(), images, corner_map(1), 4)
+    assert curve.changed.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert curve.probabilities[0].tolist() == pytest.approx([1 / (1 + np.exp(-4))] + 4 * [0.5])
+    followed = deletion(Corner(), images, corner_map(1), 4, tracked=other).probabilities
+    torch.testing.assert_close(followed, 1 - curve.probabilities)
 
 
 def test_the_right_map_beats_the_wrong_one():
     images = torch.zeros(5, 1, 4, 4)  # bright where it counts, so that the blur takes light away there
     images[:, :, :2, :2] = 0.5 + torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     right, wrong = corner_map(1).expand(5, -1, -1), corner_map(-1).expand(5, -1, -1)
-    assert (deletion(Corner(), images, right, 1) < deletion(Corner(), images, wrong, 1)).all()
-    assert (insertion(Corner(), images, right, 1) > insertion(Corner(), images, wrong, 1)).all()
+    assert (deletion(Corner(), images, right, 1).area < deletion(Corner(), images, wrong, 1).area).all()
+    assert (insertion(Corner(), images, right, 1).area > insertion(Corner(), images, wrong, 1).area).all()
 
 
 def test_a_network_that_looks_at_nothing_scores_its_constant():

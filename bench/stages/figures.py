@@ -5,11 +5,11 @@ Each module of bench/figures draws what it can from what the benchmark has.
 
 from bench import store
 from bench.config import Params
-from bench.figures import concepts, kodge, rum, salun, suite
+from bench.figures import concepts, kodge, rum, salun, suite, wfnet
 from bench.figures.given import Given
 from bench.figures.style import save
 
-MODULES = (suite, kodge, salun, rum, concepts)
+MODULES = (suite, kodge, wfnet, salun, rum, concepts)
 
 
 def run(params: Params, benchmark: str) -> str:

@@ -21,6 +21,9 @@ NAMES: dict[str, str] = {  # -> what it makes; its code is in the module that it
     "concepts-images": "images before and after each way to poison them, and where their concept is",
     "concepts-ablation": "concept poisoning with every way to change images and every way to label them",
     "salun-random": "random forget sets: by their size, by learning rates and epochs, and under SalUn's masks",
+    "wfnet-round": "WF-Net: accuracy of every row against the steps of a round",
+    "wfnet-weights": "WF-Net: the rows after rounds with other weights of forgetting and sparsity",
+    "wfnet-explanations": "WF-Net: insertion and deletion by its gates, before and after a class's row is active",
 }
 
 
