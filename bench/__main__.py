@@ -27,9 +27,10 @@ STAGES = {  # sub-command -> its positional arguments
     "leaderboard": ("benchmark",),
     "timings": ("benchmark",),
     "figures": ("benchmark",),
+    "reproduction": (),
     "page": (),
 }
-JUDGING = {"attack", "leaderboard", "timings", "figures", "page"}  # need no torch, and don't import it
+JUDGING = {"attack", "leaderboard", "timings", "figures", "reproduction", "page"}  # need no torch, and don't import it
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,317 @@
+"""Published numbers beside ours: what is compared, what counts as a match, and how it is shown.
+
+The interval of a difference is put together from the two means' own 95 % intervals ("square and add": Zou and Donner,
+Statistics in Medicine 27(10), 2008, 1693-1702), and widened by the published number's rounding. Theirs is Student's, from the
+spread and the number of runs or classes that they print, ours is the leaderboard's. A side without a spread is given
+the other's: a single published run then counts as one more of ours, which makes it a prediction interval.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from bench import store
+from bench.config import Params
+from bench.errors import BadInput
+from bench.report import published, tables
+from bench.report.published import PAPERS, PROTOCOLS, SOURCED
+from bench.report.text import HEADLINE
+
+MATCH, DIFFERS, UNDECIDED, NOT_RUN = "match", "differs", "undecided", "not run"
+RESULTS = {
+    MATCH: "the 95 % interval of the difference, ours minus theirs, holds 0 (of a published range: our interval meets it)",
+    DIFFERS: "it does not",
+    UNDECIDED: "neither side has a spread",
+    NOT_RUN: "no committed leaderboard has our number",
+}
+OURS = {"benchmark": str, "request": str, "method": str, "metric": str, "status": str, "mean": float}
+OURS |= {"ci_low": float, "ci_high": float, "n": float}
+COLUMNS = [
+    *("paper", "version", "table", "dataset", "network", "request", "method", "metric"),
+    *("published", "published_low", "published_high", "published_spread", "spread_over", "published_n"),
+    *(
+        "provenance",
+        "source",
+        "remark",
+        "benchmark",
+        "row",
+        "our_method",
+        "our_metric",
+        "ours",
+        "ci_low",
+        "ci_high",
+        "n",
+    ),
+    *("difference", "difference_low", "difference_high", "unit", "unit_of", "in_units", "result", "why"),
+]
+NAMES = HEADLINE | {
+    "ACC_f_train": "ACC_f, train",
+    **{f"mia_salun_{feature}": f"MIA ({feature})" for feature in ("correctness", "entropy", "prob")},
+    "mia_salun_m_entropy": "MIA (m_entropy)",
+}
+TAIL = 0.975
+NO_LEADERBOARD = "no leaderboard"
+SHOWN = [
+    "Paper",
+    "Table",
+    "Request",
+    "Method",
+    "Metric",
+    "Published",
+    "From",
+    "Ours",
+    "Difference",
+    "In spreads",
+    "Result",
+]
+SHOWN += ["Benchmark", "Source", "Remark"]
+COLUMNS_SHOWN = ["Table", "Method", "Metric", "Published", "From", "Ours", "Difference", "In spreads", "Result"]
+
+
+def leaderboards(params: Params) -> dict[str, str]:
+    """benchmark -> the text of its leaderboard.csv, of those that `PROTOCOLS` names and that have one.
+
+    That of a benchmark in `run` is made from its tables, as the stage `leaderboard` makes it; others' are read as they
+    are committed.
+
+    Raises:
+        BadInput: a table is missing or damaged.
+    """
+    found = {}
+    for benchmark in published.BENCHMARKS:
+        path = store.report_folder(benchmark) / "leaderboard.csv"
+        if benchmark in params.run:
+            alone = params.only(benchmark)
+            table = tables.leaderboard(alone, tables.read(alone))
+            found[benchmark] = table.to_csv(index=False, float_format="%.6g")
+        elif path.exists():
+            found[benchmark] = path.read_text()
+    return found
+
+
+def numbers(texts: Mapping[str, str]) -> pd.DataFrame:
+    """The leaderboards in one table, of the columns `OURS`.
+
+    Raises:
+        BadInput: one is damaged.
+    """
+    parts = [pd.DataFrame(columns=list(OURS)).astype(OURS)]
+    for benchmark, text in texts.items():
+        try:
+            parts.append(pd.read_csv(io.StringIO(text), usecols=list(OURS), dtype=OURS)[list(OURS)])
+        except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            path = store.report_folder(benchmark) / "leaderboard.csv"
+            raise BadInput(
+                f"{path}: no leaderboard ({error}); run the benchmark again, or take the file away"
+            ) from None
+    return pd.concat(parts, ignore_index=True)
+
+
+def compare(numbers: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """A row with the columns `COLUMNS` for each published number that a benchmark measures too.
+
+    Args:
+        numbers: published, as `published.read` has them.
+        ours: rows of leaderboards, with the columns `OURS`.
+    """
+    keyed = {tuple(row[k] for k in list(OURS)[:4]): row for row in ours.to_dict("records")}
+    status = {tuple(row[k] for k in list(OURS)[:3]): row["status"] for row in ours.to_dict("records")}
+    run, rows = set(ours["benchmark"]), []
+    for number, protocol, method, metric in published.pairs(numbers):
+        place = (protocol.benchmark, protocol.row, method)
+        row = {
+            **number.drop(["mean", "low", "high", "spread", "n", "rounding", "arxiv"]).to_dict(),
+            **{f"published{f'_{name}' * (name != 'mean')}": number[name] for name in published.NUMBERS},
+            **{"benchmark": protocol.benchmark, "row": protocol.row, "our_method": method, "our_metric": metric},
+        }
+        found = keyed.get((*place, metric))
+        if found is None or math.isnan(found["mean"]):
+            why = status.get(place, "no such row") if protocol.benchmark in run else NO_LEADERBOARD
+            why = "no such metric" if why == "ok" else why
+            rows.append(row | {"result": NOT_RUN, "why": why})
+        else:
+            own = {"ours": found["mean"], **{name: found[name] for name in ("ci_low", "ci_high", "n")}}
+            rows.append(row | own | judge(number, found))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def judge(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference of two numbers, its interval, in units of a spread, and the result.
+
+    Args:
+        theirs: `mean` or a range (`low`, `high`, of which one may be NaN); `spread` and `n` where known; `rounding`.
+        ours: `mean`, `ci_low`, `ci_high` (NaN with one run), `n`.
+    """
+    spread, whose = theirs["spread"], "theirs"
+    own = (ours["ci_high"] - ours["ci_low"]) / 2 * math.sqrt(ours["n"]) / _quantile(ours["n"])
+    if math.isnan(spread):
+        spread, whose, half = own, "ours", _quantile(ours["n"]) * own / math.sqrt(_number(theirs["n"]))
+    else:
+        half = _quantile(theirs["n"]) * spread / math.sqrt(_number(theirs["n"]))
+    below, above = ours["mean"] - ours["ci_low"], ours["ci_high"] - ours["mean"]
+    if math.isnan(below):  # one run of ours, as if one of theirs
+        below = above = _quantile(theirs["n"]) * theirs["spread"]
+    if math.isnan(theirs["mean"]):  # a range: the difference is to its nearer end
+        low, high = (b if not math.isnan(b) else a for b, a in ((theirs["low"], -math.inf), (theirs["high"], math.inf)))
+        difference, half = ours["mean"] - min(max(ours["mean"], low), high), 0.0
+        reach = [ours["mean"] - below - high, ours["mean"] + above - low]
+    else:
+        difference = ours["mean"] - theirs["mean"]
+        reach = [difference - math.hypot(below, half), difference + math.hypot(above, half)]
+    first, last = reach[0] - theirs["rounding"], reach[1] + theirs["rounding"]
+    result = UNDECIDED if math.isnan(first) else MATCH if first <= 1e-12 and last >= -1e-12 else DIFFERS
+    bounds = {"difference_low": first, "difference_high": last} if math.isfinite(first) and math.isfinite(last) else {}
+    unit = {"unit": spread, "unit_of": whose} if spread > 0 else {}
+    in_units = {"in_units": difference / spread} if spread > 0 else {}
+    return {"difference": difference, **bounds, **unit, **in_units, "result": result}
+
+
+def _number(n: float) -> float:
+    """Of runs; where it is not told, one."""
+    return 1.0 if math.isnan(n) else n
+
+
+def _quantile(n: float) -> float:
+    """Student's for n runs; the normal one where a spread is told and no number of runs."""
+    return float(stats.t.ppf(TAIL, n - 1)) if n > 1 else float(stats.norm.ppf(TAIL))
+
+
+def rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparison for a reader: a row a published number, everything text; percent and percentage points.
+
+    Args:
+        table: as `compare` has it, or reports/reproduction.csv as pandas reads it.
+    """
+    shown = [
+        {
+            "Paper": PAPERS[row.paper][0].split(",")[0],
+            "Table": ", ".join(filter(None, [row.table, _text(row.version)])),
+            "Request": f"{row.dataset}, {row.network}, {row.request}",
+            "Method": row.our_method,
+            "Metric": NAMES.get(row.metric, row.metric),
+            "Published": theirs(row),
+            "From": row.provenance,
+            "Ours": "" if math.isnan(row.ours) else f"{100 * row.ours:.2f}{_interval(row.ci_low, row.ci_high)}",
+            "Difference": ""
+            if math.isnan(row.difference)
+            else f"{100 * row.difference:+.2f}{_interval(row.difference_low, row.difference_high)}",
+            "In spreads": "" if math.isnan(row.in_units) else f"{row.in_units:+.1f} ({row.unit_of})",
+            "Result": row.result if row.result != NOT_RUN or row.why == NO_LEADERBOARD else f"{NOT_RUN}: {row.why}",
+            "Benchmark": row.benchmark,
+            "Source": row.source,
+            "Remark": _text(row.remark),
+        }
+        for row in table.itertuples(index=False)
+    ]
+    return pd.DataFrame(shown, columns=SHOWN)
+
+
+def theirs(row: Any) -> str:
+    """'94.19 ± 0.50', '95.20 to 96.60', 'at most 1.00': a published number in percent."""
+    if not math.isnan(row.published):
+        spread = row.published_spread
+        return f"{100 * row.published:.2f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.2f}")
+    if math.isnan(row.published_low):
+        return f"at most {100 * row.published_high:.2f}"
+    if math.isnan(row.published_high):
+        return f"at least {100 * row.published_low:.2f}"
+    return f"{100 * row.published_low:.2f} to {100 * row.published_high:.2f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _text(value: Any) -> str:
+    """Pandas reads an empty cell as NaN."""
+    return value if isinstance(value, str) else ""
+
+
+def markdown(params: Params, table: pd.DataFrame, numbers: pd.DataFrame, read: Mapping[str, str]) -> str:
+    """reports/reproduction.md.
+
+    Args:
+        table: of `compare`.
+        numbers: of `published.read`.
+        read: benchmark -> SHA-256 of the leaderboard that was read.
+    """
+    counts = table["result"].value_counts()
+    parts = [
+        "# Reproduction",
+        "",
+        "Published numbers beside ours. A number is here if it has a source (never memory) and a benchmark of params.yaml",
+        f"measures the same: {len(table)} of {len(numbers)} in [published.csv](published.csv), each with its source there.",
+        "",
+        *_table(
+            ["Result", "Numbers", "What it means"],
+            [[result, str(counts.get(result, 0)), meaning] for result, meaning in RESULTS.items()],
+        ),
+        "",
+        "All in percent, differences in percentage points. ± is the spread that the source prints, [ ] a 95 % interval, of",
+        "ours as on the leaderboard. The interval of a difference joins both sides' and adds half a unit of the last digit",
+        "printed; theirs is Student's, from their spread and its number of runs or classes. Where they give no spread, ours",
+        "over seeds stands for it, and their number counts as one run more, or as many as they say; the column *In spreads*",
+        "says whose spread its unit is. A match with a wide interval says little, and of a hundred true matches some five",
+        "are called different by chance. Sources: "
+        + "; ".join(f"*{kind}*, {meaning}" for kind, meaning in SOURCED.items())
+        + ".",
+        "",
+        "The same as a figure: [reproduction.pdf](figures/reproduction.pdf); as LaTeX, in the papers' layout: [latex](latex);",
+        "every column: [reproduction.csv](reproduction.csv).",
+    ]
+    shown = rows(table)
+    for paper, (citation, prefix) in PAPERS.items():
+        parts += ["", f"## {citation}", ""]
+        here = table[table["paper"] == paper]
+        if here.empty:
+            known = ", ".join(f"`{name}`" for name in params.benchmarks if name.startswith(prefix))
+            parts += [f"No number of it could be sourced, so nothing is compared. Its benchmarks: {known or 'none'}."]
+        for benchmark in dict.fromkeys(here["benchmark"]):
+            of_benchmark = here[here["benchmark"] == benchmark]
+            parts += [*_how(benchmark, list(dict.fromkeys(of_benchmark["row"])), benchmark in read, params), ""]
+            parts += [f"- {', '.join(p.tables)} ({p.request}): {p.why}." for p in PROTOCOLS if p.benchmark == benchmark]
+            parts += ["", *_table(COLUMNS_SHOWN, shown.loc[of_benchmark.index, COLUMNS_SHOWN].to_numpy().tolist()), ""]
+            remarks = dict.fromkeys(f"{m}, {r}: {k}" for m, r, k in zip(*_remarks(of_benchmark), strict=True) if k)
+            parts += [*(f"- {remark}" for remark in remarks)]
+            while parts[-1] == "":
+                parts.pop()
+    parts += ["", "## Not compared", ""]
+    kept = published.left_out(numbers)
+    parts += _table(
+        ["Paper", "Numbers", "Why", "Tables"],
+        [[r.paper, str(r.numbers), r.why, r.tables] for r in kept.itertuples()],
+    )
+    parts += ["", "## Read", ""]
+    parts += _table(["Leaderboard", "SHA-256"], [[f"reports/{b}/leaderboard.csv", h] for b, h in read.items()]) or [
+        "None."
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _how(benchmark: str, requests: list[str], there: bool, params: Params) -> list[str]:
+    """What of ours is compared, and the command that runs it."""
+    of = f"Ours: `{benchmark}`, request {', '.join(f'`{request}`' for request in requests)}. "
+    if there:
+        return [f"{of}[Its leaderboard]({benchmark}/leaderboard.md)."]
+    if benchmark not in params.benchmarks:
+        return [f"{of}**Not run**: params.yaml has no such benchmark."]
+    return [f"{of}**Not run**; its cost stands beside it in params.yaml:", "", "```", command(benchmark), "```"]
+
+
+def command(benchmark: str) -> str:
+    """What runs a benchmark."""
+    return f"dvc exp run -S 'run=[{benchmark}]'"
+
+
+def _remarks(table: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
+    return table["our_method"], table["metric"].map(lambda m: NAMES.get(m, m)), table["remark"]
+
+
+def _table(head: list[str], cells: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table; none without cells."""
+    lines = [head, ["---"] * len(head), *cells] if cells else []
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
