@@ -57,7 +57,7 @@ print(*(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in {{"benc
     assert {str(Path(line).relative_to(ROOT)) for line in found.split()} <= hashes(module).keys()
 
 
-@pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures", "page"])
+@pytest.mark.parametrize("stage", ["attack", "leaderboard", "timings", "figures", "reproduction", "page"])
 def test_judging_imports_no_torch(stage):
     code = f"import sys, bench.__main__, bench.stages.{stage}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -151,12 +151,12 @@ def test_committed_results_of_every_benchmark_are_in_step_with_code_and_paramete
     planned = config.load(ROOT / "params.yaml").model_copy(update={"run": reported})
     monkeypatch.chdir(tmp_path)
     plan.run(planned)
-    current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page"}
+    current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page", "reproduction"}
     current |= {
         f"{stage}@{b}-{m}" for stage in ("unlearn", "attack", "probe") for b in reported for m in planned.methods
     }
     for name in sorted(current & lock.keys()):
-        if name != "page":  # whose plan is that of what `run` has
+        if name not in {"page", "reproduction"}:  # whose plans are those of what `run` has
             (dep,) = (dep for dep in lock[name]["deps"] if dep["path"].startswith("data/plan/"))
             made = hashlib.md5(Path(dep["path"]).read_bytes()).hexdigest()
             assert made == dep["md5"], f"{name}: run `dvc repro` ({dep['path']})"

@@ -12,9 +12,12 @@ from bench.figures.style import COLOURS, STYLE
 from bench.report.paper_tables import LAYOUTS, Layout
 from bench.report.reproduction import DIFFERS, MATCH, NAMES, UNDECIDED
 
-THEIRS = {"color": COLOURS[1], "marker": "o", "mfc": "white", "ms": 4.5}
-RERUN = {"color": "#666666", "marker": "d", "mfc": "white", "ms": 4}
-OURS = {MATCH: {"color": COLOURS[0], "marker": "s", "ms": 4}, DIFFERS: {"color": COLOURS[0], "marker": "X", "ms": 5.5}}
+THEIRS: dict[str, Any] = {"color": COLOURS[1], "marker": "o", "mfc": "white", "ms": 4.5}
+RERUN: dict[str, Any] = {"color": "#666666", "marker": "d", "mfc": "white", "ms": 4}
+OURS: dict[str, dict[str, Any]] = {
+    MATCH: {"color": COLOURS[0], "marker": "s", "ms": 4},
+    DIFFERS: {"color": COLOURS[0], "marker": "X", "ms": 5.5},
+}
 OURS[UNDECIDED] = OURS[MATCH] | {"mfc": "white"}
 LABELS = {MATCH: "ours: match", DIFFERS: "ours: differs", UNDECIDED: "ours: undecided"}
 
@@ -29,7 +32,7 @@ def draw(table: pd.DataFrame) -> Figure:
     heights = [len(layout.methods) + 2.6 for layout in LAYOUTS]
     with plt.rc_context(STYLE | {"font.size": 8}):
         figure = plt.figure(figsize=(7, 0.2 * sum(heights) + 0.9))
-        parts = figure.subfigures(len(LAYOUTS), 1, height_ratios=heights)
+        parts: Any = figure.subfigures(len(LAYOUTS), 1, height_ratios=heights)
         for layout, part in zip(LAYOUTS, parts, strict=True):
             cells = layout.cells(table)
             axes = part.subplots(1, columns, sharey=True)
@@ -61,7 +64,7 @@ def _panel(axis: Axes, layout: Layout, metric: str, cells: dict[tuple[str, str],
         others = table[same & (table["provenance"] == "independent re-run") & (table["request"] == layout.request)]
         for other in others["published"].dropna():
             _point(axis, other, i - 0.17, math.nan, math.nan, RERUN)
-    axis.set_title(NAMES.get(metric, metric), fontsize=8)
+    axis.set_title(f"{NAMES.get(metric, metric)} (%)", fontsize=8)
     axis.margins(x=0.12)
 
 

@@ -112,15 +112,18 @@ LAYOUTS = (
 def render(layout: Layout, table: pd.DataFrame) -> str:
     """The file's text; `table` is that of `reproduction.compare`."""
     cells, head = layout.cells(table), ["Method", "", *layout.metrics.values()]
+    caption = f"{escaped(layout.title)}. Published, with the spread that is printed, above ours "
+    caption += rf"(\texttt{{{layout.benchmark}}}), with half of its 95\,\% interval. "
+    caption += "In parentheses: distance to retraining. " if layout.gaps else ""
+    if any(not math.isnan(row.ours) for row in cells.values()):
+        caption += rf"{MARKS[MATCH]}: 0 is in the 95\,\% interval of the difference, {MARKS[DIFFERS]}: it is not."
+    else:
+        caption += "Ours has not run."
     lines = [
         "% Made by the stage `reproduction`. Needs \\usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        f"\\caption{{{escaped(layout.title)}. Published, with the paper's spread; ours (\\texttt{{{escaped(layout.benchmark)}}}),"
-        r" with half of its 95\,\% interval. "
-        + (r"In parentheses: distance to retraining. " if layout.gaps else "")
-        + rf"{MARKS[MATCH]}: within the 95\,\% interval of the difference; {MARKS[DIFFERS]}: outside."
-        + ("}" if any(not math.isnan(row.ours) for row in cells.values()) else " Ours has not run.}"),
+        f"\\caption{{{caption}}}",
         rf"\begin{{tabular}}{{ll{'r' * len(layout.metrics)}}}",
         r"\toprule",
         f"{' & '.join(head)} \\\\",
@@ -132,12 +135,11 @@ def render(layout: Layout, table: pd.DataFrame) -> str:
         lines.append(f"{name} & published & {' & '.join(cell[0] for cell in both)} \\\\")
         lines.append(f" & ours & {' & '.join(cell[1] for cell in both)} \\\\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    remarks = dict.fromkeys(
-        f"{layout.methods[method]}, {layout.metrics[metric]}: {escaped(row.remark)}"
-        for (method, metric), row in cells.items()
-        if row.remark and method in layout.methods and metric in layout.metrics
-    )
-    lines += [f"\\\\ {{\\footnotesize {remark}.}}" for remark in remarks]
+    said: dict[str, list[str]] = {}
+    for (method, metric), row in cells.items():
+        if row.remark and method in layout.methods and metric in layout.metrics:
+            said.setdefault(escaped(row.remark), []).append(f"{layout.methods[method]} {layout.metrics[metric]}")
+    lines += [rf"\\ {{\footnotesize {', '.join(where)}: {remark}.}}" for remark, where in said.items()]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -146,12 +148,10 @@ def _cells(layout: Layout, cells: Mapping[tuple[str, str], Any], method: str, me
     row, reference = cells.get((method, metric)), cells.get(("retrain", metric))
     if row is None:
         return NONE, NONE
-    gap = layout.gaps and metric != "avg_gap" and reference is not None
     theirs, ours = number(row.published, row.published_spread), number(row.ours, (row.ci_high - row.ci_low) / 2)
-    if gap and theirs != NONE:
+    if layout.gaps and reference is not None:  # the average gap has none
         theirs += f" ({100 * abs(row.published - reference.published):.2f})"
-    if gap and ours != NONE and not math.isnan(reference.ours):
-        ours += f" ({100 * abs(row.ours - reference.ours):.2f})"
+        ours += "" if ours == NONE else f" ({100 * abs(row.ours - reference.ours):.2f})"
     return theirs, " ".join(filter(None, [ours, MARKS.get(row.result)]))
 
 

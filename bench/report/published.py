@@ -25,13 +25,13 @@ COLUMNS = [
     *("paper", "arxiv", "version", "table", "dataset", "network", "request", "method", "metric"),
     *("mean", "low", "high", "spread", "spread_over", "n", "provenance", "source", "remark"),
 ]
-PAPERS = {  # as published.csv calls them -> citation, and how the names of their benchmarks begin
-    "kodge": ("Kodge, Saha and Roy, TMLR 2024, arXiv:2312.00761", "kodge-"),
-    "salun": ("Fan et al., SalUn, ICLR 2024, arXiv:2310.12508", "salun-"),
-    "rum": ("Zhao et al., RUM, NeurIPS 2024, arXiv:2406.01257", "rum-"),
-    "wfnet": ("Poppi et al., WF-Net, IEEE Intelligent Systems 2024, arXiv:2304.02049", "wfnet-"),
-    "concept_poison": ("Chang et al., concept poisoning, arXiv:2405.15662", "concept-"),
-    "deep_unlearn": ("Cadet et al., Deep Unlearn, EuroS&P 2025, arXiv:2410.01276", "deepunlearn-"),
+PAPERS = {  # as published.csv calls them -> name, reference, and how the names of their benchmarks begin
+    "kodge": ("Kodge", "Kodge, Saha and Roy, TMLR 2024, arXiv:2312.00761", "kodge-"),
+    "salun": ("SalUn", "Fan et al., ICLR 2024, arXiv:2310.12508", "salun-"),
+    "rum": ("RUM", "Zhao et al., NeurIPS 2024, arXiv:2406.01257", "rum-"),
+    "wfnet": ("WF-Net", "Poppi et al., IEEE Intelligent Systems 2024, arXiv:2304.02049", "wfnet-"),
+    "concept_poison": ("Concept poisoning", "Chang et al., arXiv:2405.15662", "concept-"),
+    "deep_unlearn": ("Deep Unlearn", "Cadet et al., EuroS&P 2025, arXiv:2410.01276", "deepunlearn-"),
 }
 ZERO = ("retrain", "avg_gap")  # 0 by definition, there and here
 
@@ -63,6 +63,12 @@ class Protocol:
 
     def covers(self, number: pd.Series) -> bool:
         return number.table in self.tables and self.of_its_request(number)
+
+    def place(self, number: pd.Series) -> tuple[int, int, int]:
+        """Where a number that is compared stands among them: by table, method and metric."""
+        names = (self.tables, number.table), (list(self.methods), number.method), (list(self.metrics), number.metric)
+        table, method, metric = (known.index(name) for known, name in names)
+        return table, method, metric
 
     def ours(self, number: pd.Series) -> tuple[str, str] | None:
         """Our names of a number's method and metric; None if they are not compared."""
@@ -102,7 +108,7 @@ PROTOCOLS = (
         row="class",
         methods=_same("original"),
         metrics={"TA": "ACC_r"},
-        why="accuracy on all test images is, of the original, the mean over ten equal classes of that on the other nine; "
+        why="accuracy on all test images is the mean over ten classes, equally large, of that on the other nine; "
         + KODGE,
     ),
     Protocol(
@@ -198,11 +204,12 @@ def read(path: Path = FILE) -> pd.DataFrame:
 
 
 def pairs(numbers: pd.DataFrame) -> Iterator[tuple[pd.Series, Protocol, str, str]]:
-    """Each number that is compared, its protocol, and our names of its method and metric."""
-    for _, number in numbers.iterrows():
-        for protocol in PROTOCOLS:
-            if protocol.covers(number) and (names := protocol.ours(number)):
-                yield number, protocol, *names
+    """Each number that is compared, its protocol, and our names of its method and metric; in the order of protocols."""
+    for protocol in PROTOCOLS:
+        covered = [number for _, number in numbers.iterrows() if protocol.covers(number) and protocol.ours(number)]
+        for number in sorted(covered, key=protocol.place):
+            method, metric = protocol.ours(number) or ("", "")
+            yield number, protocol, method, metric
 
 
 def left_out(numbers: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """Published numbers beside ours: what is compared, what counts as a match, and how it is shown.
 
-The interval of a difference is put together from the two means' own 95 % intervals ("square and add": Zou and Donner,
-Statistics in Medicine 27(10), 2008, 1693-1702), and widened by the published number's rounding. Theirs is Student's, from the
-spread and the number of runs or classes that they print, ours is the leaderboard's. A side without a spread is given
-the other's: a single published run then counts as one more of ours, which makes it a prediction interval.
+The interval of a difference is put together from those of the two means (Zou and Donner, "Construction of confidence
+limits about effect measures", Statistics in Medicine 27(10), 2008, 1693-1702), and widened by the published number's
+rounding. Theirs is Student's, from the spread and the number of runs or classes that they print, ours is the
+leaderboard's. A side without a spread is given the other's: a single published run then counts as one more of ours,
+which makes it a prediction interval.
 """
 
 import io
@@ -23,7 +24,7 @@ from bench.report.text import HEADLINE
 
 MATCH, DIFFERS, UNDECIDED, NOT_RUN = "match", "differs", "undecided", "not run"
 RESULTS = {
-    MATCH: "the 95 % interval of the difference, ours minus theirs, holds 0 (of a published range: our interval meets it)",
+    MATCH: "the 95 % interval of the difference, ours minus theirs, holds 0; of a published range, ours meets it",
     DIFFERS: "it does not",
     UNDECIDED: "neither side has a spread",
     NOT_RUN: "no committed leaderboard has our number",
@@ -56,20 +57,26 @@ NAMES = HEADLINE | {
 TAIL = 0.975
 NO_LEADERBOARD = "no leaderboard"
 SHOWN = [
-    "Paper",
-    "Table",
-    "Request",
-    "Method",
-    "Metric",
-    "Published",
-    "From",
-    "Ours",
-    "Difference",
-    "In spreads",
-    "Result",
+    *("Paper", "Table", "Request", "Method", "Metric", "Published", "From", "Ours", "Difference", "In spreads"),
+    *("Result", "Benchmark", "Source", "Remark"),
 ]
-SHOWN += ["Benchmark", "Source", "Remark"]
-COLUMNS_SHOWN = ["Table", "Method", "Metric", "Published", "From", "Ours", "Difference", "In spreads", "Result"]
+RIGHT = {"Published", "Ours", "Difference", "In spreads", "Numbers"}
+INTRODUCTION = """\
+# Reproduction
+
+Published numbers beside ours. A number is here if it has a source (never memory) and a benchmark of params.yaml
+measures the same: {compared} of {numbers} in [published.csv](published.csv), which has the source of each.
+"""
+EXPLANATION = """\
+All in percent, differences in percentage points. ± is the spread that the source prints, [ ] a 95 % interval, of ours
+as on the leaderboard. The interval of a difference joins both sides' and adds half a unit of the last digit printed;
+theirs is Student's, from their spread and its number of runs or classes. Where they print no spread, ours over seeds
+stands for it, and their number counts as one more run, or as many as they say; *In spreads* says whose its unit is. A
+match with a wide interval says little, and of a hundred true matches some five are called different by chance.
+
+The same as a figure: [reproduction.pdf](figures/reproduction.pdf); in LaTeX, as the papers lay it out: [latex](latex);
+every column: [reproduction.csv](reproduction.csv). *From* says where a number was found:
+"""
 
 
 def leaderboards(params: Params) -> dict[str, str]:
@@ -93,7 +100,7 @@ def leaderboards(params: Params) -> dict[str, str]:
     return found
 
 
-def numbers(texts: Mapping[str, str]) -> pd.DataFrame:
+def read(texts: Mapping[str, str]) -> pd.DataFrame:
     """The leaderboards in one table, of the columns `OURS`.
 
     Raises:
@@ -105,9 +112,7 @@ def numbers(texts: Mapping[str, str]) -> pd.DataFrame:
             parts.append(pd.read_csv(io.StringIO(text), usecols=list(OURS), dtype=OURS)[list(OURS)])
         except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             path = store.report_folder(benchmark) / "leaderboard.csv"
-            raise BadInput(
-                f"{path}: no leaderboard ({error}); run the benchmark again, or take the file away"
-            ) from None
+            raise BadInput(f"{path}: no leaderboard ({error}); run the benchmark again, or delete the file") from None
     return pd.concat(parts, ignore_index=True)
 
 
@@ -120,7 +125,7 @@ def compare(numbers: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     """
     keyed = {tuple(row[k] for k in list(OURS)[:4]): row for row in ours.to_dict("records")}
     status = {tuple(row[k] for k in list(OURS)[:3]): row["status"] for row in ours.to_dict("records")}
-    run, rows = set(ours["benchmark"]), []
+    run, compared = set(ours["benchmark"]), []
     for number, protocol, method, metric in published.pairs(numbers):
         place = (protocol.benchmark, protocol.row, method)
         row = {
@@ -132,11 +137,11 @@ def compare(numbers: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
         if found is None or math.isnan(found["mean"]):
             why = status.get(place, "no such row") if protocol.benchmark in run else NO_LEADERBOARD
             why = "no such metric" if why == "ok" else why
-            rows.append(row | {"result": NOT_RUN, "why": why})
+            compared.append(row | {"result": NOT_RUN, "why": why})
         else:
             own = {"ours": found["mean"], **{name: found[name] for name in ("ci_low", "ci_high", "n")}}
-            rows.append(row | own | judge(number, found))
-    return pd.DataFrame(rows, columns=COLUMNS)
+            compared.append(row | own | judge(number, found))
+    return pd.DataFrame(compared, columns=COLUMNS)
 
 
 def judge(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,9 +170,9 @@ def judge(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     first, last = reach[0] - theirs["rounding"], reach[1] + theirs["rounding"]
     result = UNDECIDED if math.isnan(first) else MATCH if first <= 1e-12 and last >= -1e-12 else DIFFERS
     bounds = {"difference_low": first, "difference_high": last} if math.isfinite(first) and math.isfinite(last) else {}
-    unit = {"unit": spread, "unit_of": whose} if spread > 0 else {}
-    in_units = {"in_units": difference / spread} if spread > 0 else {}
-    return {"difference": difference, **bounds, **unit, **in_units, "result": result}
+    unit, whose = (spread, whose) if spread > 0 else (own, "ours")  # a printed spread of 0 is no unit
+    in_units = {"unit": unit, "unit_of": whose, "in_units": difference / unit} if unit > 0 else {}
+    return {"difference": difference, **bounds, **in_units, "result": result}
 
 
 def _number(n: float) -> float:
@@ -188,7 +193,7 @@ def rows(table: pd.DataFrame) -> pd.DataFrame:
     """
     shown = [
         {
-            "Paper": PAPERS[row.paper][0].split(",")[0],
+            "Paper": PAPERS[row.paper][0],
             "Table": ", ".join(filter(None, [row.table, _text(row.version)])),
             "Request": f"{row.dataset}, {row.network}, {row.request}",
             "Method": row.our_method,
@@ -231,75 +236,59 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def markdown(params: Params, table: pd.DataFrame, numbers: pd.DataFrame, read: Mapping[str, str]) -> str:
+def markdown(params: Params, table: pd.DataFrame, numbers: pd.DataFrame, hashes: Mapping[str, str]) -> str:
     """reports/reproduction.md.
 
     Args:
         table: of `compare`.
         numbers: of `published.read`.
-        read: benchmark -> SHA-256 of the leaderboard that was read.
+        hashes: benchmark -> SHA-256 of the leaderboard that was read.
     """
     counts = table["result"].value_counts()
-    parts = [
-        "# Reproduction",
-        "",
-        "Published numbers beside ours. A number is here if it has a source (never memory) and a benchmark of params.yaml",
-        f"measures the same: {len(table)} of {len(numbers)} in [published.csv](published.csv), each with its source there.",
-        "",
-        *_table(
-            ["Result", "Numbers", "What it means"],
-            [[result, str(counts.get(result, 0)), meaning] for result, meaning in RESULTS.items()],
-        ),
-        "",
-        "All in percent, differences in percentage points. ± is the spread that the source prints, [ ] a 95 % interval, of",
-        "ours as on the leaderboard. The interval of a difference joins both sides' and adds half a unit of the last digit",
-        "printed; theirs is Student's, from their spread and its number of runs or classes. Where they give no spread, ours",
-        "over seeds stands for it, and their number counts as one run more, or as many as they say; the column *In spreads*",
-        "says whose spread its unit is. A match with a wide interval says little, and of a hundred true matches some five",
-        "are called different by chance. Sources: "
-        + "; ".join(f"*{kind}*, {meaning}" for kind, meaning in SOURCED.items())
-        + ".",
-        "",
-        "The same as a figure: [reproduction.pdf](figures/reproduction.pdf); as LaTeX, in the papers' layout: [latex](latex);",
-        "every column: [reproduction.csv](reproduction.csv).",
-    ]
-    shown = rows(table)
-    for paper, (citation, prefix) in PAPERS.items():
-        parts += ["", f"## {citation}", ""]
+    meanings = [[result, str(counts.get(result, 0)), meaning] for result, meaning in RESULTS.items()]
+    parts = [INTRODUCTION.format(compared=len(table), numbers=len(numbers))]
+    parts += [*_table(["Result", "Numbers", "What it means"], meanings), "", EXPLANATION]
+    parts += [f"- *{kind}*: {meaning}" for kind, meaning in SOURCED.items()]
+    for paper, (name, reference, prefix) in PAPERS.items():
+        parts += ["", f"## {name}", "", f"{reference}.", ""]
         here = table[table["paper"] == paper]
         if here.empty:
             known = ", ".join(f"`{name}`" for name in params.benchmarks if name.startswith(prefix))
-            parts += [f"No number of it could be sourced, so nothing is compared. Its benchmarks: {known or 'none'}."]
-        for benchmark in dict.fromkeys(here["benchmark"]):
-            of_benchmark = here[here["benchmark"] == benchmark]
-            parts += [*_how(benchmark, list(dict.fromkeys(of_benchmark["row"])), benchmark in read, params), ""]
-            parts += [f"- {', '.join(p.tables)} ({p.request}): {p.why}." for p in PROTOCOLS if p.benchmark == benchmark]
-            parts += ["", *_table(COLUMNS_SHOWN, shown.loc[of_benchmark.index, COLUMNS_SHOWN].to_numpy().tolist()), ""]
-            remarks = dict.fromkeys(f"{m}, {r}: {k}" for m, r, k in zip(*_remarks(of_benchmark), strict=True) if k)
-            parts += [*(f"- {remark}" for remark in remarks)]
-            while parts[-1] == "":
-                parts.pop()
-    parts += ["", "## Not compared", ""]
-    kept = published.left_out(numbers)
-    parts += _table(
-        ["Paper", "Numbers", "Why", "Tables"],
-        [[r.paper, str(r.numbers), r.why, r.tables] for r in kept.itertuples()],
-    )
-    parts += ["", "## Read", ""]
-    parts += _table(["Leaderboard", "SHA-256"], [[f"reports/{b}/leaderboard.csv", h] for b, h in read.items()]) or [
-        "None."
-    ]
+            parts.append(
+                f"No number of it could be sourced, so nothing is compared. Its benchmarks: {known or 'none'}."
+            )
+        sections = [
+            _section(params, name, of_it, name in read) for name, of_it in here.groupby("benchmark", sort=False)
+        ]
+        parts.append("\n\n".join(sections))
+    rest = published.left_out(numbers)[["paper", "numbers", "why", "tables"]].astype(str)
+    parts += ["", "## Not compared", "", *_table(["Paper", "Numbers", "Why", "Tables"], rest.to_numpy().tolist())]
+    files = [[f"reports/{benchmark}/leaderboard.csv", hashed] for benchmark, hashed in hashes.items()]
+    parts += ["", "## Leaderboards that were read", "", *(_table(["File", "SHA-256"], files) or ["None."])]
     return "\n".join(parts) + "\n"
 
 
-def _how(benchmark: str, requests: list[str], there: bool, params: Params) -> list[str]:
-    """What of ours is compared, and the command that runs it."""
-    of = f"Ours: `{benchmark}`, request {', '.join(f'`{request}`' for request in requests)}. "
+def _section(params: Params, benchmark: str, table: pd.DataFrame, there: bool) -> str:
+    """One benchmark: how it runs, what it shares with theirs and what not, the numbers, and what they say of them."""
+    requests = ", ".join(f"`{request}`" for request in dict.fromkeys(table["row"]))
+    parts = [f"### `{benchmark}`, request {requests}", ""]
     if there:
-        return [f"{of}[Its leaderboard]({benchmark}/leaderboard.md)."]
-    if benchmark not in params.benchmarks:
-        return [f"{of}**Not run**: params.yaml has no such benchmark."]
-    return [f"{of}**Not run**; its cost stands beside it in params.yaml:", "", "```", command(benchmark), "```"]
+        parts += [f"Ours: [its leaderboard]({benchmark}/leaderboard.md)."]
+    elif benchmark not in params.benchmarks:
+        parts += ["**Not run**: params.yaml has no such benchmark."]
+    else:
+        parts += ["**Not run**; its cost stands beside it in params.yaml:", "", "```", command(benchmark), "```"]
+    ours = [protocol for protocol in PROTOCOLS if protocol.benchmark == benchmark]
+    parts += ["", *(f"- {', '.join(p.tables)}; request {p.request}: {p.why}." for p in ours)]
+    columns = ["Table", "Method", "Metric", "Published", "From", "Ours", "Difference", "In spreads", "Result"]
+    parts += ["", *_table(columns, rows(table)[columns].to_numpy().tolist())]
+    remarked = table[table["remark"] != ""]
+    names = remarked["our_method"] + " " + remarked["metric"].map(lambda metric: NAMES.get(metric, metric))
+    said = names.groupby([remarked["table"], remarked["remark"]], sort=False).agg(", ".join)
+    if len(said):
+        parts += ["", "Of the published numbers:", ""]
+        parts += [f"- {where}, {what}: {remark}." for (where, remark), what in said.items()]
+    return "\n".join(parts)
 
 
 def command(benchmark: str) -> str:
@@ -307,11 +296,8 @@ def command(benchmark: str) -> str:
     return f"dvc exp run -S 'run=[{benchmark}]'"
 
 
-def _remarks(table: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
-    return table["our_method"], table["metric"].map(lambda m: NAMES.get(m, m)), table["remark"]
-
-
 def _table(head: list[str], cells: list[list[str]]) -> list[str]:
     """Lines of a Markdown table; none without cells."""
-    lines = [head, ["---"] * len(head), *cells] if cells else []
+    rule = ["---:" if name in RIGHT else "---" for name in head]
+    lines = [head, rule, *cells] if cells else []
     return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]

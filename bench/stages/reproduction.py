@@ -15,11 +15,11 @@ from bench.report import paper_tables, published, reproduction
 
 def run(params: Params) -> str:
     numbers, texts = published.read(), reproduction.leaderboards(params)
-    table = reproduction.compare(numbers, reproduction.numbers(texts))
-    read = {benchmark: hashlib.sha256(text.encode()).hexdigest() for benchmark, text in texts.items()}
+    table = reproduction.compare(numbers, reproduction.read(texts))
+    hashes = {benchmark: hashlib.sha256(text.encode()).hexdigest() for benchmark, text in texts.items()}
     store.write_text(store.REPORTS / "reproduction.csv", table.to_csv(index=False, float_format="%.6g"))
     path = store.REPORTS / "reproduction.md"
-    store.write_text(path, reproduction.markdown(params, table, numbers, read))
+    store.write_text(path, reproduction.markdown(params, table, numbers, hashes))
     for layout in paper_tables.LAYOUTS:
         store.write_text(store.REPORTS / "latex" / f"{layout.name}.tex", paper_tables.render(layout, table))
     save(figure.draw(table), store.REPORTS / "figures" / "reproduction")
