@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from bench.figures.style import COLOURS, STYLE
 from bench.report.paper_tables import LAYOUTS, Layout
@@ -20,6 +21,9 @@ OURS: dict[str, dict[str, Any]] = {
 }
 OURS[UNDECIDED] = OURS[MATCH] | {"mfc": "white"}
 LABELS = {MATCH: "ours: match", DIFFERS: "ours: differs", UNDECIDED: "ours: undecided"}
+WIDTH, LEFT, GAP, ROW, ABOVE, BELOW, LEGEND = 7.0, 1.35, 0.22, 0.19, 0.62, 0.32, 0.25  # inches
+# Places are set: a solver's differ in their last bits from call to call. None would be STYLE's solver after a first save.
+PLACED = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -28,27 +32,26 @@ def draw(table: pd.DataFrame) -> Figure:
     Args:
         table: that of `bench.report.reproduction.compare`.
     """
-    columns = max(len(layout.metrics) for layout in LAYOUTS)
-    heights = [len(layout.methods) + 2.6 for layout in LAYOUTS]
+    heights = [ROW * len(layout.methods) for layout in LAYOUTS]
+    top = height = sum(heights) + len(LAYOUTS) * (ABOVE + BELOW) + LEGEND
+    width = (WIDTH - LEFT - GAP) / max(len(layout.metrics) for layout in LAYOUTS)
     with plt.rc_context(STYLE | {"font.size": 8}):
-        figure = plt.figure(figsize=(7, 0.2 * sum(heights) + 0.9))
-        parts: Any = figure.subfigures(len(LAYOUTS), 1, height_ratios=heights)
-        for layout, part in zip(LAYOUTS, parts, strict=True):
-            cells = layout.cells(table)
-            axes = part.subplots(1, columns, sharey=True)
-            for axis, metric in zip(axes, layout.metrics, strict=False):
-                _panel(axis, layout, metric, cells, table)
-            for axis in axes[len(layout.metrics) :]:
-                axis.set_axis_off()
-            axes[0].set_yticks(range(len(layout.methods)), layout.methods)
-            axes[0].set_ylim(len(layout.methods) - 0.4, -0.6)
+        figure = plt.figure(figsize=(WIDTH, height), layout=PLACED)
+        for layout, high in zip(LAYOUTS, heights, strict=True):
+            cells, low = layout.cells(table), top - ABOVE - high
             done = any(not math.isnan(row.ours) for row in cells.values())
-            part.suptitle(
-                f"{layout.title}\nours: {layout.benchmark}{'' if done else ', not run'}", fontsize=8, x=0.02, ha="left"
-            )
+            title = f"{layout.title}\nours: {layout.benchmark}{'' if done else ', not run'}"
+            figure.text(0.1 / WIDTH, (top - 0.05) / height, title, va="top")
+            for k, metric in enumerate(layout.metrics):
+                place = ((LEFT + k * width) / WIDTH, low / height, (width - GAP) / WIDTH, high / height)
+                axis = figure.add_axes(place, label=f"{layout.name} {metric}")
+                _panel(axis, layout, metric, cells, table)
+                names = list(layout.methods) if k == 0 else [""] * len(layout.methods)
+                axis.set_yticks(range(len(names)), names)
+            top = low - BELOW
         styles = {"published": THEIRS, "somebody else's run": RERUN} | {LABELS[k]: v for k, v in OURS.items()}
         entries = [plt.Line2D([], [], ls="", label=label, **style) for label, style in styles.items()]
-        figure.legend(handles=entries, loc="outside lower center", ncols=5, fontsize=7.5)
+        figure.legend(handles=entries, loc="lower center", ncols=5, fontsize=7.5)
     return figure
 
 
@@ -66,6 +69,7 @@ def _panel(axis: Axes, layout: Layout, metric: str, cells: dict[tuple[str, str],
             _point(axis, other, i - 0.17, math.nan, math.nan, RERUN)
     axis.set_title(f"{NAMES.get(metric, metric)} (%)", fontsize=8)
     axis.margins(x=0.12)
+    axis.set_ylim(len(layout.methods) - 0.4, -0.6)
 
 
 def _point(axis: Axes, value: float, y: float, below: float, above: float, style: dict[str, Any]) -> None:

@@ -160,16 +160,16 @@ def judge(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     below, above = ours["mean"] - ours["ci_low"], ours["ci_high"] - ours["mean"]
     if math.isnan(below):  # one run of ours, as if one of theirs
         below = above = _quantile(theirs["n"]) * theirs["spread"]
-    if math.isnan(theirs["mean"]):  # a range: the difference is to its nearer end
+    if math.isnan(theirs["mean"]):  # a range: the difference is to its nearer end, and has no interval
         low, high = (b if not math.isnan(b) else a for b, a in ((theirs["low"], -math.inf), (theirs["high"], math.inf)))
-        difference, half = ours["mean"] - min(max(ours["mean"], low), high), 0.0
+        difference = ours["mean"] - min(max(ours["mean"], low), high)
         reach = [ours["mean"] - below - high, ours["mean"] + above - low]
     else:
         difference = ours["mean"] - theirs["mean"]
         reach = [difference - math.hypot(below, half), difference + math.hypot(above, half)]
     first, last = reach[0] - theirs["rounding"], reach[1] + theirs["rounding"]
     result = UNDECIDED if math.isnan(first) else MATCH if first <= 1e-12 and last >= -1e-12 else DIFFERS
-    bounds = {"difference_low": first, "difference_high": last} if math.isfinite(first) and math.isfinite(last) else {}
+    bounds = {} if math.isnan(theirs["mean"]) else {"difference_low": first, "difference_high": last}
     unit, whose = (spread, whose) if spread > 0 else (own, "ours")  # a printed spread of 0 is no unit
     in_units = {"unit": unit, "unit_of": whose, "in_units": difference / unit} if unit > 0 else {}
     return {"difference": difference, **bounds, **in_units, "result": result}
@@ -257,10 +257,9 @@ def markdown(params: Params, table: pd.DataFrame, numbers: pd.DataFrame, hashes:
             parts.append(
                 f"No number of it could be sourced, so nothing is compared. Its benchmarks: {known or 'none'}."
             )
-        sections = [
-            _section(params, name, of_it, name in read) for name, of_it in here.groupby("benchmark", sort=False)
-        ]
-        parts.append("\n\n".join(sections))
+        groups = here.groupby("benchmark", sort=False)
+        sections = [_section(params, str(benchmark), of_it, benchmark in hashes) for benchmark, of_it in groups]
+        parts += ["\n\n".join(sections)] if sections else []
     rest = published.left_out(numbers)[["paper", "numbers", "why", "tables"]].astype(str)
     parts += ["", "## Not compared", "", *_table(["Paper", "Numbers", "Why", "Tables"], rest.to_numpy().tolist())]
     files = [[f"reports/{benchmark}/leaderboard.csv", hashed] for benchmark, hashed in hashes.items()]

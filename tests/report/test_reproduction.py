@@ -53,10 +53,10 @@ def board(*cells: tuple[str, str, float, float], benchmark=KODGE, n=5) -> pd.Dat
         | {"method": method, "metric": metric, "status": "ok", **ours(mean, half, n)}
         for method, metric, mean, half in cells
     ]
-    return pd.DataFrame(rows)[list(reproduction.OURS)].astype(reproduction.OURS)
+    return pd.DataFrame(rows, columns=list(reproduction.OURS)).astype(reproduction.OURS)
 
 
-def row(table: pd.DataFrame, **cells: str) -> pd.Series:
+def row(table: pd.DataFrame, /, **cells: str) -> pd.Series:
     for column, value in cells.items():
         table = table[table[column] == value]
     assert len(table) == 1
@@ -379,5 +379,5 @@ def test_figure_draws_theirs_with_spreads_and_ours_with_intervals(numbers):
         assert (last - first) / 2 == pytest.approx(half)
     assert us.lines[0].get_marker() == figure.OURS[DIFFERS]["marker"]
     assert len({style["marker"] for style in (figure.THEIRS, figure.RERUN, *figure.OURS.values())}) == 4
-    titles = [part.get_suptitle() for part in drawn.subfigs]
+    titles = [text.get_text() for text in drawn.texts]
     assert [title.endswith("not run") for title in titles] == [False, True, True]
