@@ -22,7 +22,7 @@ OURS: dict[str, dict[str, Any]] = {
 OURS[UNDECIDED] = OURS[MATCH] | {"mfc": "white"}
 LABELS = {MATCH: "ours: match", DIFFERS: "ours: differs", UNDECIDED: "ours: undecided"}
 WIDTH, LEFT, GAP, ROW, ABOVE, BELOW, LEGEND = 7.0, 1.35, 0.22, 0.19, 0.62, 0.32, 0.25  # inches
-# Places are set: a solver's differ in their last bits from call to call. None would be STYLE's solver after a first save.
+# Places are set: a solver's differ in their last bits. With no engine at all, a first save would leave STYLE's solver.
 PLACED = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
 
 
