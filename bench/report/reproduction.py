@@ -253,10 +253,9 @@ def markdown(params: Params, table: pd.DataFrame, numbers: pd.DataFrame, hashes:
         parts += ["", f"## {name}", "", f"{reference}.", ""]
         here = table[table["paper"] == paper]
         if here.empty:
-            known = ", ".join(f"`{name}`" for name in params.benchmarks if name.startswith(prefix))
-            parts.append(
-                f"No number of it could be sourced, so nothing is compared. Its benchmarks: {known or 'none'}."
-            )
+            known = ", ".join(f"`{benchmark}`" for benchmark in params.benchmarks if benchmark.startswith(prefix))
+            sourced = "could be sourced" if paper not in set(numbers["paper"]) else "is measured by a benchmark"
+            parts.append(f"No number of it {sourced}, so nothing is compared. Its benchmarks: {known or 'none'}.")
         groups = here.groupby("benchmark", sort=False)
         sections = [_section(params, str(benchmark), of_it, benchmark in hashes) for benchmark, of_it in groups]
         parts += ["\n\n".join(sections)] if sections else []
@@ -279,6 +278,8 @@ def _section(params: Params, benchmark: str, table: pd.DataFrame, there: bool) -
         parts += ["**Not run**; its cost stands beside it in params.yaml:", "", "```", command(benchmark), "```"]
     ours = [protocol for protocol in PROTOCOLS if protocol.benchmark == benchmark]
     parts += ["", *(f"- {', '.join(p.tables)}; request {p.request}: {p.why}." for p in ours)]
+    for over, tables_ in table[table["spread_over"] != ""].groupby("spread_over", sort=False)["table"]:
+        parts += [f"- ± of {', '.join(dict.fromkeys(tables_))}: {over}."]
     columns = ["Table", "Method", "Metric", "Published", "From", "Ours", "Difference", "In spreads", "Result"]
     parts += ["", *_table(columns, rows(table)[columns].to_numpy().tolist())]
     remarked = table[table["remark"] != ""]

@@ -302,6 +302,20 @@ def test_a_committed_leaderboard_is_read_and_named_by_its_hash(folder):
     assert row(reproduction.rows(table), Table="Table 1, v4", Method="kodge", Metric="ACC_r").Result == MATCH
 
 
+def test_only_what_is_compared_makes_the_stage_run_again():
+    pytest.importorskip("torch")
+    from bench.stages import plan
+
+    settings = config.load(ROOT / "params.yaml")
+
+    def planned(*run: str) -> dict:
+        contents = dict(plan.contents(settings.model_copy(update={"run": list(run)})))
+        return contents[store.plan_file("reproduction")]["parameters"]
+
+    assert planned("digits-resnet") == planned("digits-vit")
+    assert planned("digits-vit", KODGE[0])[KODGE[0]]["seeds"] == [0, 1, 2]
+
+
 def test_of_a_benchmark_that_runs_the_stage_reads_what_the_leaderboard_will_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(published, "BENCHMARKS", ("bench-a", "bench-b"))
