@@ -96,7 +96,7 @@ PROTOCOLS = (
         row="class",
         methods=_same("original", "retrain", "gradient_ascent", "neggrad_plus", "unsir", "ssd", "scrub", "kodge"),
         metrics=_same("ACC_r", "ACC_f", "mia_kodge"),
-        why="means over the same ten classes, so that an interval from their spread over classes is too wide, if anything; "
+        why="means over the same ten classes: an interval from their spread over classes is too wide, if anything; "
         + KODGE,
     ),
     Protocol(
