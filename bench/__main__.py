@@ -27,9 +27,11 @@ STAGES = {  # sub-command -> its positional arguments
     "leaderboard": ("benchmark",),
     "timings": ("benchmark",),
     "figures": ("benchmark",),
+    "reproduction": (),
     "page": (),
 }
-JUDGING = {"attack", "probe", "leaderboard", "timings", "figures", "page"}  # read what methods left; no method runs
+# They read what methods left; no method runs.
+JUDGING = {"attack", "probe", "leaderboard", "timings", "figures", "reproduction", "page"}
 
 
 def main(arguments: list[str] | None = None) -> int:

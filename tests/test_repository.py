@@ -57,7 +57,10 @@ print(*(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in {{"benc
     assert {str(Path(line).relative_to(ROOT)) for line in found.split()} <= hashes(module).keys()
 
 
-@pytest.mark.parametrize("stage", ["attack", "probe", "leaderboard", "timings", "figures", "page"])
+JUDGING = ["attack", "probe", "leaderboard", "timings", "figures", "reproduction", "page"]
+
+
+@pytest.mark.parametrize("stage", JUDGING)
 def test_judging_imports_no_torch(stage):
     code = f"import sys, bench.__main__, bench.stages.{stage}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -157,7 +160,7 @@ def test_committed_results_are_what_the_lock_says_and_those_in_run_are_in_step(t
         assert all(str(commit) in readme for commit in commits), f"{name}: the README must name its commit"
     monkeypatch.chdir(tmp_path)
     plan.run(planned)
-    current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page"}
+    current = {f"{stage}@{name}" for stage in STAGES for name in reported} | {"page", "reproduction"}
     current |= {
         f"{stage}@{b}-{m}" for stage in ("unlearn", "attack", "probe") for b in reported for m in planned.methods
     }

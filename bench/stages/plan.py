@@ -14,6 +14,7 @@ from typing import Any
 import methods
 from bench import imports, store
 from bench.config import Params
+from bench.report import published
 
 OF_METHODS = {"skip", "hyperparameters"}  # of a benchmark's section: stand with the method that they concern
 OF_OTHERS = OF_METHODS | {"probe", "studies"}
@@ -52,4 +53,7 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
             for stage, values in {"unlearn": of_unlearn | made_of, "attack": of_attack, "probe": of_probe}.items():
                 yield store.plan_file(stage, name, entry), {"code": code(stage), "parameters": values | left_out}
     every = {name: params.benchmark(name).model_dump(mode="json") for name in params.run}
+    compared = {name: section for name, section in every.items() if name in published.BENCHMARKS}
+    named = {"benchmarks": sorted(params.benchmarks), "methods": entries if compared else []}
+    yield store.plan_file("reproduction"), {"code": code("reproduction"), "parameters": compared | named}
     yield store.plan_file("page"), {"code": code("page"), "parameters": every | {"methods": entries}}

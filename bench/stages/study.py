@@ -7,7 +7,13 @@ from bench.config import Params
 from bench.jobs import fan_out
 from bench.studies import Study, concepts, kodge, rum, salun, wfnet
 
-STUDIES: dict[str, Study] = {**kodge.STUDIES, **wfnet.STUDIES, **salun.STUDIES, **rum.STUDIES, **concepts.STUDIES}  # name -> what it does
+STUDIES: dict[str, Study] = {
+    **kodge.STUDIES,
+    **wfnet.STUDIES,
+    **salun.STUDIES,
+    **rum.STUDIES,
+    **concepts.STUDIES,
+}  # name -> what it does
 
 
 def run(params: Params, benchmark: str) -> str:
