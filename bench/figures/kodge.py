@@ -246,7 +246,7 @@ def confused(here: pd.DataFrame, title: str) -> Figure:
         axis.invert_yaxis()
         axis.set_xlim(left=min(0, axis.get_xlim()[0]))
         axis.set_xlabel("test samples of the two classes called the other (%)")
-        axis.set_title(f"{title}: {int(rows['n'].max())} seeds, 95 % intervals", fontsize=10)
+        figure.suptitle(f"{title}: {int(rows['n'].max())} seeds, 95 % intervals", fontsize=10)
     return figure
 
 

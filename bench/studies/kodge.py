@@ -31,7 +31,7 @@ from methods.base import Method
 from methods.kodge import Kodge
 
 SEEDS = 2  # of the benchmark's, at most
-CLASSES = 4  # that `classes` forgets, at most
+CLASSES = 3  # that `classes` forgets, at most
 SHOWN, SIDE = 2, 64  # images of `grad_cam` from each of two classes, and pixels to which larger ones are brought
 PUBLISHED = {"alpha_r": 100, "alpha_f": 10}  # missing_class.py
 
