@@ -61,7 +61,8 @@ def test_gates_are_taken_in_the_order_of_the_layers_and_of_seeds_whose_round_did
         sidecar=lambda method, target, seed: {"notes": {"layers": list(LAYERS)}},
     )
     gates = drawn.gates(found)
-    assert list(gates) == [1] and list(gates[1]) == list(LAYERS)
+    assert list(gates) == [1]
+    assert list(gates[1]) == list(LAYERS)
     names = [name for name, _ in drawn.figures(found)]
     assert names == ["wfnet-gates", "wfnet-switched-off-by-depth", "wfnet-overlap"]
 
@@ -94,7 +95,8 @@ def test_jaccard_by_sets():
     for (i, a), (j, b) in itertools.product(enumerate(off), repeat=2):
         if a | b:
             assert found[i, j] == pytest.approx(len(a & b) / len(a | b))
-    assert np.isnan(found[4, 5]) and found[0, 4] == 0
+    assert np.isnan(found[4, 5])
+    assert found[0, 4] == 0
 
 
 def test_chance_has_the_mean_intersection_of_all_arrangements():
@@ -217,7 +219,8 @@ def test_watched_rows_begin_with_the_original_and_end_with_what_the_method_prepa
     monkeypatch.setattr(studies.Case, "of", classmethod(lambda cls, *_: case))
     rows = studies.watched(SimpleNamespace(), "made", 0)
     steps = sorted({row["step"] for row in rows})
-    assert (steps[0], steps[-1]) == (0, 4 * 5) and len(rows) == len(steps) * CLASSES
+    assert (steps[0], steps[-1]) == (0, 4 * 5)
+    assert len(rows) == len(steps) * CLASSES
     prepared = case.algorithm.prepare(case.original, case.problem)
     opened = {name: torch.ones_like(alpha) for name, alpha in prepared.items()}
     for step, gates in ((0, opened), (steps[-1], prepared)):
@@ -288,7 +291,8 @@ def test_a_study_starts_from_what_the_stage_prepares_from(monkeypatch):
     unlearn.prepare(WFNet(), build(0), params, "made", "wfnet", targets, 6)
     found = studies.Case.of(params, "made", 6, retain_weight=2.0)
     (stage,) = seen
-    assert found.problem.key == stage.key and found.problem.train.key == stage.train.key
+    assert found.problem.key == stage.key
+    assert found.problem.train.key == stage.train.key
     assert torch.equal(found.problem.train.rows, stage.train.rows)
     assert found.problem.train.order == stage.train.order
     assert (found.algorithm.epochs, found.algorithm.eps, found.algorithm.retain_weight) == (7, 0.3, 2.0)
