@@ -1,0 +1,156 @@
+"""Charts of the page, as Vega-Lite (Altair): drawn by the reader's browser, and once as SVG for those without scripts.
+
+Lines and letters take the page's own colour (`currentColor`), so that a chart follows it into dark mode. Every series
+has a shape or a dash of its own.
+"""
+
+import json
+import math
+from functools import cache
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from bench.report.flags import access, cost
+from bench.report.tables import PINNED
+
+KINDS = {  # of methods, by their access cards -> shape, colour (Okabe and Ito's, readable on white and on black)
+    "reference": ("cross", "#999999"),
+    "control": ("stroke", "#999999"),
+    "training-free, retain-free": ("triangle-up", "#E69F00"),
+    "training-free": ("diamond", "#009E73"),
+    "retain-free": ("square", "#CC79A7"),
+    "trains on retained data": ("circle", "#3B8FD0"),
+}
+POINTS = [0, 0.1, 0.3, 1, 3, 10, 30, 100]  # ticks of the axis of gaps, percentage points
+TIMES = [0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]  # and of that of costs
+DATA = {"all": "all data", "retain": "retained data", "few-shot": "a few of each class"}
+WIDTH = 640  # of the SVG; the browser takes the width that there is
+INK = "currentColor"
+
+
+def _config(chart: Any) -> Any:
+    axis = {"labelColor": INK, "titleColor": INK, "domainColor": INK, "tickColor": INK, "gridColor": "#80808040"}
+    return (
+        chart.configure(background=None, font="system-ui, sans-serif")
+        .configure_view(stroke=None)
+        .configure_axis(**axis, labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
+        .configure_legend(labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=12, labelLimit=260)
+        .configure_header(labelColor=INK, titleColor=INK, labelFontSize=12)
+        .configure_text(color=INK, fontSize=12)
+        .configure_rule(color=INK)
+    )
+
+
+def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Average gap against cost, relative to retraining, and the line of what is not beaten on both.
+
+    Args:
+        methods: of each method its rows by metric.
+
+    Returns:
+        A Vega-Lite specification; None if fewer than two methods have a gap and a cost.
+    """
+    found = []
+    for method, rows in methods.items():
+        spent = cost(rows)
+        if "avg_gap" in rows and not math.isnan(spent):
+            gap = rows["avg_gap"]
+            ranks = "" if math.isnan(gap.rank) else f"{gap.rank:.0f} ({gap.rank_low:.0f}–{gap.rank_high:.0f})"
+            of_card = ", ".join(n for n in access(cards[method]) if n in {"training-free", "retain-free"})
+            kind = "reference" if method in PINNED else of_card or "trains on retained data"
+            kind = "control" if kind != "reference" and not cards[method]["paper"] else kind
+            kind = ", ".join(sorted(kind.split(", "), reverse=True))
+            point = {"method": method, "cost": round(spent, 4), "gap": round(100 * gap.mean, 4)}
+            found.append(point | {"rank": ranks, "kind": kind})
+    if len(found) < 2:
+        return None
+    for point in found:
+        candidate = point["kind"] not in ("reference", "control")
+        point["front"] = candidate and not any(_beats(other, point) for other in found)
+        point["label"] = point["method"] if point["front"] or not candidate else ""
+    table = pd.DataFrame(found).sort_values(["cost", "gap"], kind="stable")
+    kinds = [k for k in KINDS if k in set(table["kind"])]
+    ticks = [t for t in TIMES if t <= 1.5 * table["cost"].max()]
+    heights = [t for t in POINTS if t <= 1.5 * max(0.1, table["gap"].max())]
+    x = alt.X(
+        "cost:Q",
+        title="cost relative to retraining",
+        scale=alt.Scale(type="symlog", constant=0.01, domain=[0, 1.6 * max(1.0, table["cost"].max())]),
+        axis=alt.Axis(values=ticks, format="~g"),
+    )
+    y = alt.Y(
+        "gap:Q",
+        title="average gap to retrain, points",
+        scale=alt.Scale(type="symlog", constant=0.1, domain=[0, 1.3 * max(0.1, table["gap"].max())]),
+        axis=alt.Axis(values=heights, format="~g"),
+    )
+    base = alt.Chart(table).encode(x=x, y=y)
+    tooltip = [
+        alt.Tooltip("method:N"),
+        alt.Tooltip("gap:Q", title="average gap, points", format=".2f"),
+        alt.Tooltip("cost:Q", title="cost / retrain", format=".3f"),
+        alt.Tooltip("rank:N", title="rank (range)"),
+        alt.Tooltip("kind:N"),
+    ]
+    shapes, colours = ([KINDS[k][i] for k in kinds] for i in (0, 1))
+    points = base.mark_point(size=110, filled=True, opacity=1).encode(
+        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=shapes)),
+        color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=colours)),
+        tooltip=tooltip,
+    )
+    line = base.transform_filter("datum.front").mark_line(color=INK, opacity=0.5, strokeDash=[4, 3], strokeWidth=1)
+    names = base.mark_text(align="left", dx=8, dy=-7).encode(text="label:N")
+    chart = alt.layer(line.encode(order="cost:Q"), points, names).properties(width="container", height=330)
+    chart = _config(chart).configure_legend(
+        orient="bottom", columns=3, labelColor=INK, labelFontSize=12, labelLimit=260, symbolSize=90
+    )
+    return dict(chart.to_dict())
+
+
+def _beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    if one["kind"] in ("reference", "control"):
+        return False
+    no_worse = one["cost"] <= other["cost"] and one["gap"] <= other["gap"]
+    return bool(no_worse and (one["cost"] < other["cost"] or one["gap"] < other["gap"]))
+
+
+def curves(table: pd.DataFrame) -> dict[str, Any]:
+    """Accuracy on the forget set while copies of unlearned networks train again, a panel a kind of training data.
+
+    Args:
+        table: columns `network` (the method, 'retrain', 'original'), `data`, `step`, `accuracy` (in percent).
+    """
+    networks = list(dict.fromkeys(table["network"]))
+    shades = dict(zip(networks, ["#D55E00", "#3B8FD0", "#999999"], strict=False))
+    dashes = dict(zip(networks, [[1, 0], [6, 3], [2, 2]], strict=False))
+    shapes = dict(zip(networks, ["circle", "square", "triangle-up"], strict=False))
+    series = {"title": None, "legend": alt.Legend(orient="bottom")}
+    lines = (
+        alt.Chart(table)
+        .mark_line(point=alt.OverlayMarkDef(size=40))
+        .encode(
+            x=alt.X("step:Q", title="training step", axis=alt.Axis(tickCount=4)),
+            y=alt.Y("accuracy:Q", title="accuracy on the forget set, %", scale=alt.Scale(domain=[0, 100])),
+            color=alt.Color("network:N", scale=alt.Scale(domain=networks, range=[*shades.values()]), **series),
+            strokeDash=alt.StrokeDash("network:N", scale=alt.Scale(domain=networks, range=[*dashes.values()]), **series),
+            shape=alt.Shape("network:N", scale=alt.Scale(domain=networks, range=[*shapes.values()]), **series),
+            tooltip=["network:N", "data:N", "step:Q", alt.Tooltip("accuracy:Q", format=".1f")],
+        )
+        .properties(width=170, height=150)
+        .facet(alt.Facet("data:N", title=None, sort=[*DATA.values()]), columns=3)
+    )
+    return dict(_config(lines).to_dict())
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """The chart as it looks without a browser."""
+    return str(vl_convert.vegalite_to_svg(json.dumps(spec | {"width": WIDTH})))
+
+
+@cache
+def library() -> bytes:
+    """Vega, Vega-Lite and vega-embed (BSD licence) as one module, which sets `window.vegaEmbed`."""
+    return str(vl_convert.javascript_bundle()).encode()
