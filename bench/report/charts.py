@@ -18,15 +18,21 @@ from bench.report.tables import PINNED
 
 KINDS = {  # of methods, by their access cards -> shape, colour (Okabe and Ito's, readable on white and on black)
     "reference": ("cross", "#999999"),
-    "control": ("stroke", "#999999"),
+    "control": ("triangle-down", "#999999"),
     "training-free, retain-free": ("triangle-up", "#E69F00"),
     "training-free": ("diamond", "#009E73"),
     "retain-free": ("square", "#CC79A7"),
     "trains on retained data": ("circle", "#3B8FD0"),
 }
+APART = ("reference", "control")  # not among what is compared
 POINTS = [0, 0.1, 0.3, 1, 3, 10, 30, 100]  # ticks of the axis of gaps, percentage points
 TIMES = [0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]  # and of that of costs
 DATA = {"all": "all data", "retain": "retained data", "few-shot": "a few of each class"}
+NETWORKS = {  # whose curves are compared -> shape, dash, colour
+    "this method": ("circle", [1, 0], "#D55E00"),
+    "retrain": ("square", [6, 3], "#3B8FD0"),
+    "original": ("triangle-up", [2, 2], "#999999"),
+}
 WIDTH = 640  # of the SVG; the browser takes the width that there is
 INK = "currentColor"
 
@@ -34,7 +40,7 @@ INK = "currentColor"
 def _config(chart: Any) -> Any:
     axis = {"labelColor": INK, "titleColor": INK, "domainColor": INK, "tickColor": INK, "gridColor": "#80808040"}
     return (
-        chart.configure(background=None, font="system-ui, sans-serif")
+        chart.configure(background="transparent", font="system-ui, sans-serif")
         .configure_view(stroke=None)
         .configure_axis(**axis, labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
         .configure_legend(labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=12, labelLimit=260)
@@ -67,11 +73,12 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
             found.append(point | {"rank": ranks, "kind": kind})
     if len(found) < 2:
         return None
+    found = sorted(found, key=lambda point: (point["cost"], point["gap"]))
     for point in found:
-        candidate = point["kind"] not in ("reference", "control")
-        point["front"] = candidate and not any(_beats(other, point) for other in found)
-        point["label"] = point["method"] if point["front"] or not candidate else ""
-    table = pd.DataFrame(found).sort_values(["cost", "gap"], kind="stable")
+        point["front"] = point["kind"] not in APART and not any(_beats(other, point) for other in found)
+    for i, point in enumerate(p for p in found if p["front"] or p["kind"] in APART):
+        point |= {"label": point["method"], "below": bool(i % 2)}  # so that neighbours don't overlap
+    table = pd.DataFrame(found)
     kinds = [k for k in KINDS if k in set(table["kind"])]
     ticks = [t for t in TIMES if t <= 1.5 * table["cost"].max()]
     heights = [t for t in POINTS if t <= 1.5 * max(0.1, table["gap"].max())]
@@ -79,13 +86,13 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
         "cost:Q",
         title="cost relative to retraining",
         scale=alt.Scale(type="symlog", constant=0.01, domain=[0, 1.6 * max(1.0, table["cost"].max())]),
-        axis=alt.Axis(values=ticks, format="~g"),
+        axis=alt.Axis(values=ticks, format="~f"),
     )
     y = alt.Y(
         "gap:Q",
         title="average gap to retrain, points",
         scale=alt.Scale(type="symlog", constant=0.1, domain=[0, 1.3 * max(0.1, table["gap"].max())]),
-        axis=alt.Axis(values=heights, format="~g"),
+        axis=alt.Axis(values=heights, format="~f"),
     )
     base = alt.Chart(table).encode(x=x, y=y)
     tooltip = [
@@ -102,41 +109,44 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
         tooltip=tooltip,
     )
     line = base.transform_filter("datum.front").mark_line(color=INK, opacity=0.5, strokeDash=[4, 3], strokeWidth=1)
-    names = base.mark_text(align="left", dx=8, dy=-7).encode(text="label:N")
-    chart = alt.layer(line.encode(order="cost:Q"), points, names).properties(width="container", height=330)
+    names = base.transform_filter("isValid(datum.label)").encode(text="label:N")
+    above = names.transform_filter("!datum.below").mark_text(align="left", dx=8, dy=-8)
+    below = names.transform_filter("datum.below").mark_text(align="left", dx=8, dy=8)
+    chart = alt.layer(line.encode(order="cost:Q"), points, above, below).properties(width="container", height=330)
     chart = _config(chart).configure_legend(
-        orient="bottom", columns=3, labelColor=INK, labelFontSize=12, labelLimit=260, symbolSize=90
+        orient="bottom", columns=2, labelColor=INK, labelFontSize=12, labelLimit=260, symbolSize=90
     )
     return dict(chart.to_dict())
 
 
 def _beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    if one["kind"] in ("reference", "control"):
+    if one["kind"] in APART:
         return False
     no_worse = one["cost"] <= other["cost"] and one["gap"] <= other["gap"]
     return bool(no_worse and (one["cost"] < other["cost"] or one["gap"] < other["gap"]))
 
 
-def curves(table: pd.DataFrame) -> dict[str, Any]:
+@cache
+def curves() -> dict[str, Any]:
     """Accuracy on the forget set while copies of unlearned networks train again, a panel a kind of training data.
 
-    Args:
-        table: columns `network` (the method, 'retrain', 'original'), `data`, `step`, `accuracy` (in percent).
+    Its data set `curves` is empty: rows of `network` (one of `NETWORKS`), `data`, `step`, `accuracy` (in percent).
     """
-    networks = list(dict.fromkeys(table["network"]))
-    shades = dict(zip(networks, ["#D55E00", "#3B8FD0", "#999999"], strict=False))
-    dashes = dict(zip(networks, [[1, 0], [6, 3], [2, 2]], strict=False))
-    shapes = dict(zip(networks, ["circle", "square", "triangle-up"], strict=False))
-    series = {"title": None, "legend": alt.Legend(orient="bottom")}
+    of_network = {"title": None, "legend": alt.Legend(orient="bottom")}
+
+    def scale(values: list[Any]) -> alt.Scale:
+        return alt.Scale(domain=list(NETWORKS), range=values)
+
+    shapes, dashes, colours = (list(values) for values in zip(*NETWORKS.values(), strict=True))
     lines = (
-        alt.Chart(table)
+        alt.Chart(alt.NamedData("curves"))
         .mark_line(point=alt.OverlayMarkDef(size=40))
         .encode(
             x=alt.X("step:Q", title="training step", axis=alt.Axis(tickCount=4)),
             y=alt.Y("accuracy:Q", title="accuracy on the forget set, %", scale=alt.Scale(domain=[0, 100])),
-            color=alt.Color("network:N", scale=alt.Scale(domain=networks, range=[*shades.values()]), **series),
-            strokeDash=alt.StrokeDash("network:N", scale=alt.Scale(domain=networks, range=[*dashes.values()]), **series),
-            shape=alt.Shape("network:N", scale=alt.Scale(domain=networks, range=[*shapes.values()]), **series),
+            color=alt.Color("network:N", scale=scale(colours), **of_network),
+            strokeDash=alt.StrokeDash("network:N", scale=scale(dashes), **of_network),
+            shape=alt.Shape("network:N", scale=scale(shapes), **of_network),
             tooltip=["network:N", "data:N", "step:Q", alt.Tooltip("accuracy:Q", format=".1f")],
         )
         .properties(width=170, height=150)

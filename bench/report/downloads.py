@@ -53,7 +53,11 @@ def csv(here: pd.DataFrame) -> Pieces:
 
 def as_json(here: pd.DataFrame) -> Pieces:
     """A list: what it is of, then an object a method."""
-    of = {"benchmark": here["benchmark"].iloc[0], "request": here["request"].iloc[0], "unit": "fractions; see metrics.md"}
+    of = {
+        "benchmark": here["benchmark"].iloc[0],
+        "request": here["request"].iloc[0],
+        "unit": "fractions; see metrics.md",
+    }
     parts: Pieces = [([], f"[{json.dumps(of)}")]
     for method, rows in here.groupby("method", sort=False):
         metrics = {
@@ -109,7 +113,7 @@ def _latex(plain: str) -> str:
 
 
 def bibtex(papers: dict[str, dict[str, Any] | None], here: pd.DataFrame) -> Pieces:
-    """An entry a paper, for all methods that it is the source of. Cards hold surnames, 'et al.' is BibTeX's 'others'."""
+    """An entry a paper, for all methods that it is the source of. Cards hold surnames; 'et al.' becomes 'others'."""
     of: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for method in dict.fromkeys(here["method"]):
         if paper := papers[str(method)]:
@@ -117,7 +121,8 @@ def bibtex(papers: dict[str, dict[str, Any] | None], here: pd.DataFrame) -> Piec
     return [
         (
             methods,
-            f"@misc{{{key},\n  title = {{{{{_latex(paper['title'])}}}}},\n  author = {{{_authors(paper['authors'])}}},\n"
+            f"@misc{{{key},\n  title = {{{{{_latex(paper['title'])}}}}},\n"
+            f"  author = {{{_authors(paper['authors'])}}},\n"
             f"  howpublished = {{{_latex(paper['venue'])}}},\n  year = {{{paper['year']}}},\n"
             f"  url = {{{_bare(paper['url'])}}}\n}}\n\n",
         )

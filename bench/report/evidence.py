@@ -1,4 +1,4 @@
-"""What the page shows of a benchmark beside the leaderboard: where samples go, how they are relearned, what made them."""
+"""What the page shows beside the leaderboard: where samples go, how they are relearned, what results were made with."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ import pandas as pd
 from bench import store
 from bench.config import Params
 from bench.errors import BadInput
-from bench.report.charts import DATA
-from bench.report.tables import Judged, requests
+from bench.report.charts import DATA, NETWORKS
+from bench.report.tables import PINNED, Judged, requests
 
 SHOWN = 4  # destinations of a class that are named
 WIDE = 3  # classes in a forget set up to which its destinations are shown
@@ -68,12 +68,15 @@ def provenance(params: Params, judged: Judged, benchmark: str) -> dict[str, str]
     settings = params.benchmark(benchmark).model_dump(mode="json")
     settings["methods"] = {m: judged.cards[benchmark, m]["hyperparameters"] for m in params.methods}
     costs = [store.read_json(store.cost_file(benchmark, method)) for method in params.methods]
+    stamps = [cost["stamp"] for cost in costs]
     return {
         "Data": "; ".join(f"{name} {split['sha256'][:16]}" for name, split in splits.items()),
         "Parameters": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
-        "Commit": _counted([cost["stamp"]["commit"] for cost in costs]),
+        "Commit": _counted([stamp["commit"] for stamp in stamps]),
         "Hardware": _counted([run["hardware"] for cost in costs for run in cost["runs"][:1]]),
-        "Versions": _counted([", ".join(" ".join(v) for v in sorted(cost["stamp"]["versions"].items())) for cost in costs]),
+        "Versions": _counted(
+            [", ".join(" ".join(v) for v in sorted(cost["stamp"]["versions"].items())) for cost in costs]
+        ),
     }
 
 
@@ -120,28 +123,28 @@ def _largest(shares: pd.Series) -> str:
 
 
 def relearning(params: Params, curves: pd.DataFrame, method: str) -> list[dict[str, Any]]:
-    """Of each benchmark and request with curves: mean accuracy by step of a method, retrain and the original."""
+    """Of each benchmark and request with curves: mean accuracy by step of a method, beside retrain and the original.
+
+    `curves` are rows for the chart of that name, `ends` the first and the last accuracy in words.
+    """
     found = []
-    for benchmark in params.run if len(curves) else []:
+    names = dict(zip((method, "retrain", "original"), NETWORKS, strict=True))
+    for benchmark in params.run if len(curves) and method not in PINNED else []:
         for request, _, targets in requests(params.benchmark(benchmark)):
             here = curves[(curves["benchmark"] == benchmark) & curves["target"].isin(targets)]
-            names = list(dict.fromkeys([method, "retrain", "original"]))
             if not (here["method"] == method).any():
                 continue
-            here = here[here["method"].isin(names)].assign(data=here["data"].map(DATA).fillna(here["data"]))
-            mean = (100 * here.groupby(["method", "data", "step"])["accuracy"].mean()).round(2)
-            table = mean.rename_axis(["network", "data", "step"]).reset_index()
-            order = {"network": names, "data": [*DATA.values()]}
-            table = table.sort_values(
-                ["network", "data", "step"], key=lambda c: c.map(order[c.name].index) if c.name in order else c
-            )
-            ends = [
-                {"data": data, **{n: _ends(table, n, data) for n in names}} for data in dict.fromkeys(table["data"])
-            ]
-            found.append({"benchmark": benchmark, "request": request, "table": table, "names": names, "ends": ends})
+            here = here.assign(network=here["method"].map(names), data=here["data"].map(DATA).fillna(here["data"]))
+            mean = (100 * here.groupby(["network", "data", "step"])["accuracy"].mean()).round(2)
+            kinds = [data for data in DATA.values() if data in mean.index.unique("data")]
+            ends = [{"data": data, "accuracies": [_ends(mean, name, data) for name in NETWORKS]} for data in kinds]
+            rows = mean.reset_index().to_dict("records")
+            found.append({"benchmark": benchmark, "request": request, "curves": rows, "ends": ends})
     return found
 
 
-def _ends(table: pd.DataFrame, network: str, data: str) -> str:
-    values = table.loc[(table["network"] == network) & (table["data"] == data), "accuracy"]
-    return f"{values.iloc[0]:.0f} → {values.iloc[-1]:.0f} %" if len(values) else "–"
+def _ends(mean: pd.Series, network: str, data: str) -> str:
+    if (network, data) not in mean.index.droplevel("step"):
+        return "–"
+    values = mean[network, data]
+    return f"{values.iloc[0]:.0f} → {values.iloc[-1]:.0f} %"

@@ -1,4 +1,4 @@
-"""What a method may touch, what is wrong with its numbers, and what follows for a reader: rules that the page states."""
+"""What a method may touch, what is wrong with its numbers, what follows for a reader: by rules that the page states."""
 
 import math
 from collections.abc import Mapping
@@ -26,6 +26,8 @@ FLAGS = {
     "tuned on oracle": "the access card says that hyperparameters were chosen by looking at retrained networks or test "
     "data, which nobody has who needs to unlearn. The suite's own were chosen on validation data (docs/methods.md)",
 }
+
+RULED_OUT = ("failed", "diverged", "over-forgotten", "utility collapse")
 
 Rows = Mapping[str, Any]  # metric -> a leaderboard's row, of one benchmark, request and method
 
@@ -63,20 +65,27 @@ def cost(rows: Rows) -> float:
     return next((float(rows[m].mean) for m in ("flops", "samples") if m in rows), math.nan)
 
 
-def advice(methods: Mapping[str, Rows], cards: Mapping[str, Mapping[str, Any]], bad: Mapping[str, list[str]]) -> list:
-    """Which method to use on one request: (question, methods, why), from the table alone.
+def advice(
+    methods: Mapping[str, Rows], cards: Mapping[str, Mapping[str, Any]], bad: Mapping[str, list[str]]
+) -> list[tuple[str, str, str]]:
+    """Which method to use on one request: (question, method or nothing, why), from the table alone.
 
-    Asked are published methods without `failed`, `diverged`, `over-forgotten` or `utility collapse`: a control
-    (without a paper) hides what it should forget.
+    Asked are published methods (a control, which has no paper, hides what it should forget) that cost less than
+    retraining and are not flagged as `RULED_OUT`.
     """
-    ruled_out = {"failed", "diverged", "over-forgotten", "utility collapse"}
     asked = {
         m: rows
         for m, rows in methods.items()
-        if m not in PINNED and "avg_gap" in rows and cards[m]["paper"] and not ruled_out & set(bad[m])
+        if m not in PINNED
+        and "avg_gap" in rows
+        and cards[m]["paper"]
+        and not cost(rows) >= 1
+        and not set(RULED_OUT) & set(bad[m])
     }
-    if not asked:
+    if "avg_gap" not in methods.get("retrain", {}):
         return []
+    if not asked:
+        return [("Retrain", "", "no method here is cheaper than retraining and free of flags that rule it out.")]
 
     def nearest(names: list[str]) -> str:
         return min(names, key=lambda m: asked[m]["avg_gap"].mean)
@@ -84,27 +93,29 @@ def advice(methods: Mapping[str, Rows], cards: Mapping[str, Mapping[str, Any]], 
     def facts(m: str) -> str:
         spent = cost(asked[m])
         told = f"{100 * asked[m]['avg_gap'].mean:.2f} points from retrain on average"
-        return told + ("" if math.isnan(spent) else f", at {spent:.2f} times the cost of retraining")
+        return told + ("." if math.isnan(spent) else f", at {spent:.2f} times its cost.")
 
     best = nearest(list(asked))
     ties = [m for m in asked if m != best and asked[m]["avg_gap"].rank_low <= asked[best]["avg_gap"].rank_high]
     ties = sorted(ties, key=lambda m: asked[m]["avg_gap"].mean)
-    said = f"{facts(best)}. "
+    why = facts(best)
     if ties:
-        said += f"The ranges of ranks don't tell it from {', '.join(ties[:4])}"
-        said += f" and {len(ties) - 4} more." if len(ties) > 4 else "."
-    found = [("Nearest to retrain", best, said)]
+        more = f" and {len(ties) - 4} more" if len(ties) > 4 else ""
+        why += f" By the ranges of ranks it may as well be {', '.join(ties[:4])}{more}."
+    found = [("Nearest to retrain", best, why)]
+    question = "Cheapest without a ≠ on UA, RA, TA and MIA (SalUn)"
     equal = [
         m
         for m, rows in asked.items()
-        if not math.isnan(cost(rows)) and not any(m in rows and rows[m].verdict == DIFFERENT for m in AVERAGED)
+        if not math.isnan(cost(rows)) and not any(a in rows and rows[a].verdict == DIFFERENT for a in AVERAGED)
     ]
-    if equal:
-        cheap = min(equal, key=lambda m: cost(asked[m]))
-        found.append(("Cheapest without a ≠ on UA, RA, TA and MIA (SalUn)", cheap, f"{facts(cheap)}."))
-    else:
-        found.append(("Cheapest without a ≠ on UA, RA, TA and MIA (SalUn)", "", "none: each differs on one of them."))
+    cheapest = min(equal, key=lambda m: cost(asked[m]), default="")
+    found.append((question, cheapest, facts(cheapest) if cheapest else "none; each differs on one of them."))
     for name, question in {"training-free": "Without training", "retain-free": "Without retained data"}.items():
-        if of_kind := [m for m in asked if name in access(cards[m])]:
-            found.append((question, nearest(of_kind), f"{facts(nearest(of_kind))}."))
+        of_kind = [m for m in asked if name in access(cards[m])]
+        found.append((question, nearest(of_kind), facts(nearest(of_kind))) if of_kind else (question, "", "none."))
+    if "ulira_auc" in asked[best]:
+        auc = f"with an AUC of {asked[best]['ulira_auc'].mean:.2f}; 0.50 would be chance."
+        why = f"the likelihood-ratio attack U-LiRA tells networks of {best} from retrained ones {auc}"
+        found.append(("What a small gap does not show", "", why))
     return found

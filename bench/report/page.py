@@ -1,7 +1,7 @@
 """reports/index.html: one file that loads nothing, with a tab a benchmark and request, and a section a method.
 
-Everything reads without JavaScript: tables are plain HTML, charts stand there as SVG, all tabs below each other. With it,
-DataTables (from the copy that the package itables ships) sorts and filters, Vega (as vl-convert bundles it) draws
+Everything reads without JavaScript: tables are plain HTML, charts stand there as SVG, all tabs below each other. With
+it, DataTables (from the copy that the package itables ships) sorts and filters, Vega (as vl-convert bundles it) draws
 charts that answer the pointer; both lie in the file, packed by zlib. templates/glue.js joins them.
 
 The page has the same bytes for the same tables, parameters and stamps of commit, hardware and versions; it holds no
@@ -26,7 +26,7 @@ from bench.metrics.comparisons import INDISTINGUISHABLE
 from bench.report import charts, evidence, text
 from bench.report.downloads import links
 from bench.report.evidence import Evidence
-from bench.report.flags import ACCESS, FLAGS, Rows, access, advice, flags
+from bench.report.flags import ACCESS, FLAGS, RULED_OUT, Rows, access, advice, flags
 from bench.report.tables import COSTS, LEFT_OUT, NOT_SERVED, PINNED, Judged, requests
 
 LAST = 1e9  # where a cell without a gap goes when the table is sorted
@@ -85,6 +85,7 @@ def render(
         shared=f"{text.SHARED} {text.SHARED_MEANING}." if "round_targets" in set(table["metric"]) else "",
         access=ACCESS,
         flags=FLAGS,
+        ruled_out=RULED_OUT,
         provenance=found.provenance,
         reproduction=None if reproduction is None else cells_of(reproduction),
         all_columns=ALL_COLUMNS,
@@ -234,7 +235,7 @@ def method_entry(method: str, params: Params, judged: Judged, found: Evidence) -
     curves = evidence.relearning(params, found.curves, method)
     for curve in curves:
         curve["id"] = f"relearning-{curve['benchmark']}-{curve['request']}-{method}"
-        curve["chart"] = charts.curves(curve.pop("table"))
+        curve["chart"] = charts.curves() | {"datasets": {"curves": curve.pop("curves")}}
     return {
         "name": method,
         "card": card,
