@@ -70,7 +70,7 @@ def provenance(params: Params, judged: Judged, benchmark: str) -> dict[str, str]
     costs = [store.read_json(store.cost_file(benchmark, method)) for method in params.methods]
     stamps = [cost["stamp"] for cost in costs]
     return {
-        "Data": "; ".join(f"{name} {split['sha256'][:16]}" for name, split in splits.items()),
+        "Data": "; ".join(f"{name} {splits[name]['sha256'][:16]}" for name in store.SPLITS if name in splits),
         "Parameters": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "Commit": _counted([stamp["commit"] for stamp in stamps]),
         "Hardware": _counted([run["hardware"] for cost in costs for run in cost["runs"][:1]]),

@@ -87,14 +87,6 @@ def write_tables(method: str, card_: dict, failed: set = frozenset(), reason: st
     store.write_json(folder / "method.json", card_)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_tables("original", card())
-    write_tables("retrain", card())
-    return tmp_path
-
-
 def build(**methods):
     settings = params(**methods)
     judged = tables.read(settings)
@@ -247,7 +239,7 @@ def test_a_shared_round_is_marked_and_explained(folder):
 
 def test_failed_runs_take_their_seed_out_and_are_told(folder):
     write_tables("salun", card(), failed={("class-1", 2)})
-    settings, judged, table = build(salun={})
+    _, _, table = build(salun={})
     row = find(table, request="class", method="salun", metric="UA")
     assert row["n"] == 2
     assert row["status"] == "failed: 1 of 6 runs; ValueError: boom"
@@ -259,7 +251,7 @@ def test_failed_runs_take_their_seed_out_and_are_told(folder):
 
 def test_a_method_that_fails_throughout_has_a_row_without_numbers(folder):
     write_tables("salun", card(), failed={(t, s) for t in ("class-0", "class-1") for s in SEEDS})
-    settings, judged, table = build(salun={})
+    _, _, table = build(salun={})
     row = find(table, request="class", method="salun")
     assert row["status"].startswith("failed: 6 of 6 runs")
     assert row["n"] == 0
@@ -269,7 +261,7 @@ def test_a_method_that_fails_throughout_has_a_row_without_numbers(folder):
 
 def test_a_request_that_a_method_does_not_serve_is_shown_as_such(folder):
     write_tables("kodge", card(serves=["class"]))
-    settings, judged, table = build(kodge={})
+    _, _, table = build(kodge={})
     assert find(table, request="random", method="kodge")["status"] == "not served"
     suite.gap_to_retrain(table[table["request"] == "random"], "t")  # draws without it
 

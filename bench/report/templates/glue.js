@@ -69,6 +69,8 @@ for (const element of all("table.board")) {
   const files = all("a[data-cut]", section).map(link =>
     ({link, start: link.href.split(",")[0].split(";")[0], text: new TextDecoder().decode(bytes(link.href.split(",")[1]))}));
   board.on("draw", () => {
+    for (const head of all("th[aria-sort]", board.table().header()))  // DataTables tells the direction of the pinned column
+      head.ariaSort = head.matches(".dt-ordering-desc") ? "descending" : "ascending";
     const shown = new Set(rows().map(row => row.dataset.method));
     for (const {link, start, text} of files) {
       let at = 0;
