@@ -132,7 +132,7 @@ def curves() -> dict[str, Any]:
 
     Its data set `curves` is empty: rows of `network` (one of `NETWORKS`), `data`, `step`, `accuracy` (in percent).
     """
-    of_network = {"title": None, "legend": alt.Legend(orient="bottom")}
+    of_network: dict[str, Any] = {"title": None, "legend": alt.Legend(orient="bottom")}
 
     def scale(values: list[Any]) -> alt.Scale:
         return alt.Scale(domain=list(NETWORKS), range=values)
@@ -163,4 +163,4 @@ def svg(spec: dict[str, Any]) -> str:
 @cache
 def library() -> bytes:
     """Vega, Vega-Lite and vega-embed (BSD licence) as one module, which sets `window.vegaEmbed`."""
-    return str(vl_convert.javascript_bundle()).encode()
+    return str(vl_convert.javascript_bundle(None)).encode()
