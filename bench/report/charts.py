@@ -35,6 +35,7 @@ NETWORKS = {  # whose curves are compared -> shape, dash, colour
 }
 WIDTH = 640  # of the SVG; the browser takes the width that there is
 INK = "currentColor"
+PLAIN = "'' + datum.value"  # as the ticks above are written
 
 
 def _config(chart: Any) -> Any:
@@ -76,7 +77,10 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
     found = sorted(found, key=lambda point: (point["cost"], point["gap"]))
     for point in found:
         point["front"] = point["kind"] not in APART and not any(_beats(other, point) for other in found)
-    for i, point in enumerate(p for p in found if p["front"] or p["kind"] in APART):
+    for point in found:
+        if point["kind"] in APART:
+            point |= {"label": point["method"], "below": False}
+    for i, point in enumerate(p for p in found if p["front"]):
         point |= {"label": point["method"], "below": bool(i % 2)}  # so that neighbours don't overlap
     table = pd.DataFrame(found)
     kinds = [k for k in KINDS if k in set(table["kind"])]
@@ -86,13 +90,13 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
         "cost:Q",
         title="cost relative to retraining",
         scale=alt.Scale(type="symlog", constant=0.01, domain=[0, 1.6 * max(1.0, table["cost"].max())]),
-        axis=alt.Axis(values=ticks, format="~f"),
+        axis=alt.Axis(values=ticks, labelExpr=PLAIN),
     )
     y = alt.Y(
         "gap:Q",
         title="average gap to retrain, points",
         scale=alt.Scale(type="symlog", constant=0.1, domain=[0, 1.3 * max(0.1, table["gap"].max())]),
-        axis=alt.Axis(values=heights, format="~f"),
+        axis=alt.Axis(values=heights, labelExpr=PLAIN),
     )
     base = alt.Chart(table).encode(x=x, y=y)
     tooltip = [
@@ -163,4 +167,4 @@ def svg(spec: dict[str, Any]) -> str:
 @cache
 def library() -> bytes:
     """Vega, Vega-Lite and vega-embed (BSD licence) as one module, which sets `window.vegaEmbed`."""
-    return str(vl_convert.javascript_bundle(None)).encode()
+    return str(vl_convert.javascript_bundle()).encode()  # type: ignore[call-arg]  # its stub lacks the default
