@@ -115,7 +115,7 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
     line = base.transform_filter("datum.front").mark_line(color=INK, opacity=0.5, strokeDash=[4, 3], strokeWidth=1)
     names = base.transform_filter("isValid(datum.label)").encode(text="label:N")
     above = names.transform_filter("!datum.below").mark_text(align="left", dx=8, dy=-8)
-    below = names.transform_filter("datum.below").mark_text(align="left", dx=8, dy=8)
+    below = names.transform_filter("datum.below").mark_text(align="right", dx=-8, dy=10)
     chart = alt.layer(line.encode(order="cost:Q"), points, above, below).properties(width="container", height=330)
     chart = _config(chart).configure_legend(
         orient="bottom", columns=2, labelColor=INK, labelFontSize=12, labelLimit=260, symbolSize=90

@@ -69,11 +69,12 @@ def provenance(params: Params, judged: Judged, benchmark: str) -> dict[str, str]
     settings["methods"] = {m: judged.cards[benchmark, m]["hyperparameters"] for m in params.methods}
     costs = [store.read_json(store.cost_file(benchmark, method)) for method in params.methods]
     stamps = [cost["stamp"] for cost in costs]
+    machines = [{run["hardware"] for run in cost["runs"]} for cost in costs]
     return {
         "Data": "; ".join(f"{name} {splits[name]['sha256'][:16]}" for name in store.SPLITS if name in splits),
         "Parameters": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "Commit": _counted([stamp["commit"] for stamp in stamps]),
-        "Hardware": _counted([run["hardware"] for cost in costs for run in cost["runs"][:1]]),
+        "Hardware": _counted([" and ".join(sorted(found)) for found in machines if found]),
         "Versions": _counted(
             [", ".join(" ".join(v) for v in sorted(cost["stamp"]["versions"].items())) for cost in costs]
         ),
@@ -85,7 +86,7 @@ def _counted(values: list[str]) -> str:
     counts = pd.Series(values, dtype=str).value_counts(sort=False)
     if len(counts) < 2:
         return "".join(counts.index)
-    return "; ".join(f"{value} ({count} methods)" for value, count in counts.items())
+    return "; ".join(f"{value} ({count} method{'s' * (count > 1)})" for value, count in counts.items())
 
 
 def destinations(confusion: pd.DataFrame, method: str) -> list[dict[str, Any]]:

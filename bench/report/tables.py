@@ -129,9 +129,11 @@ class Compared:
         retrain = self.values["retrain"]
         methods = [m for m, v in self.values.items() if m != "retrain" and retrain.index.isin(v.index).all()]
         metrics = [c for c in metrics if all(c in self.values[m] for m in ["retrain", *methods])]
-        found = {(c, m): self.values[m][c].reindex(retrain.index) - retrain[c] for c in metrics for m in methods}
-        columns = pd.MultiIndex.from_tuples(found, names=["metric", "method"])
-        return pd.DataFrame(found, index=retrain.index, columns=columns)
+        apart = [(self.values[m].reindex(retrain.index)[metrics] - retrain[metrics]).to_numpy(float) for m in methods]
+        columns = pd.MultiIndex.from_product([metrics, methods], names=["metric", "method"])
+        return pd.DataFrame(
+            np.stack(apart, axis=2).reshape(len(retrain), -1) if apart else None, retrain.index, columns
+        )
 
     def draws(self, seeds: int) -> Bootstrap:
         """Draws of the runs of so many training seeds, the same for every method."""

@@ -355,7 +355,7 @@ def test_provenance_names_what_made_the_results_and_no_time(folder):
     assert render(settings, judged, table, found=evidence.read(settings, judged)) == html
     cost["stamp"]["commit"] = "def"
     store.write_json(store.cost_file("bench-a", "original"), cost)
-    assert evidence.read(settings, judged).provenance["bench-a"]["Commit"] == "def (1 methods); abc (1 methods)"
+    assert evidence.read(settings, judged).provenance["bench-a"]["Commit"] == "def (1 method); abc (1 method)"
     judged.cards["bench-a", "retrain"]["hyperparameters"]["lr"] = 0.2
     assert evidence.read(settings, judged).provenance["bench-a"]["Parameters"] != facts["Parameters"]
     (store.table_folder("bench-a", "retrain") / "confusion.csv").unlink()
