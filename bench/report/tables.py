@@ -132,7 +132,7 @@ class Compared:
         apart = [(self.values[m].reindex(retrain.index)[metrics] - retrain[metrics]).to_numpy(float) for m in methods]
         columns = pd.MultiIndex.from_product([metrics, methods], names=["metric", "method"])
         return pd.DataFrame(
-            np.stack(apart, axis=2).reshape(len(retrain), -1) if apart else None, retrain.index, columns
+            np.stack(apart, axis=2).reshape(len(retrain), len(columns)) if apart else None, retrain.index, columns
         )
 
     def draws(self, seeds: int) -> Bootstrap:
