@@ -140,7 +140,7 @@ def section(params: Params, judged: Judged, name: str, request: str, here: pd.Da
         ],
         "rows": rows,
         "no_gaps": not len(floors) or here.loc[here["method"] == "retrain", "n"].max() == 0,
-        "advice": advice(served, cards, bad),
+        "advice": advice({m: rows for m, rows in served.items() if params.file(m) == m}, cards, bad),  # no variants
         "untouched": untouched(served),
         "downloads": links(f"{name}-{request}", here, papers),
         "chart": chart,
