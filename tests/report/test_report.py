@@ -15,6 +15,7 @@ from bench.figures import suite
 from bench.figures.style import save
 from bench.metrics.comparisons import critical_difference, rank_stability
 from bench.report import tables, text
+from bench.report.timings import TIMING_COLUMNS, timings
 from bench.stages import attack, figures
 
 SEEDS = [0, 1, 2]
@@ -380,8 +381,8 @@ def test_seconds_are_compared_on_equal_hardware_alone(folder):
     write_costs("original", 1.0, "machine B")
     write_costs("retrain", 3.0)
     write_costs("salun", 1.0)
-    table = tables.timings(params(salun={}))
-    assert list(table.columns) == tables.TIMING_COLUMNS
+    table = timings(params(salun={}))
+    assert list(table.columns) == TIMING_COLUMNS
     assert find(table, request="class", method="salun", metric="seconds")["ratio"] == pytest.approx(2 / 4)
     assert math.isnan(find(table, request="class", method="original", metric="seconds")["ratio"])
     assert find(table, request="class", method="original", metric="flops")["ratio"] == 1
@@ -423,7 +424,7 @@ def test_break_even_by_hand(folder):
     write_shared("salun", 35, 2)
     write_shared("finetune", 1, 10)
     _, _, table = build(salun={}, finetune={})
-    timed = tables.timings(params(salun={}, finetune={}))
+    timed = timings(params(salun={}, finetune={}))
     expected = {"original": 1, "retrain": 1, "salun": 5, "finetune": math.inf}
     for method, value in expected.items():
         where = {"request": "class", "method": method}
