@@ -223,3 +223,18 @@ def test_every_link_of_the_documentation_leads_somewhere():
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_on_the_committed_random_request_an_attack_tells_the_original_from_retrain():
+    """docs/metrics.md says so: digits are not too easy to leak."""
+    table = pd.read_csv(ROOT / "reports/digits-resnet/leaderboard.csv")
+    original = table[(table["request"] == "random") & (table["method"] == "original")].set_index("metric")
+    assert original.loc["mia_loss_auc", "verdict"] == "different"
+    assert original.loc["mia_loss_auc", "gap"] > original.loc["mia_loss_auc", "floor"]
+
+
+def test_among_the_planted_cases_chance_alone_sets_honest_retrains_apart():
+    table = pd.read_csv(ROOT / "reports/meta.csv")
+    for _, here in table[table["case"] == "another_seed"].groupby("request"):
+        assert len(here) > 50
+        assert (here["verdict"] == "fooled").mean() < 0.1  # one in twenty, and metrics go together

@@ -49,9 +49,9 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
 def gates(given: Given) -> dict[int, Gates]:
     """Of each seed whose round did not fail; empty where the method has no runs."""
     found: dict[int, Gates] = {}
-    served = [target.name for target in given.targets if target.classes]
-    if METHOD not in given.params.methods or not served:
+    if METHOD not in given.params.methods or given.section.left_out(METHOD):
         return found
+    served = [target.name for target in given.targets if target.classes]
     for seed in given.section.seeds:
         if (kept := given.artifacts(METHOD, "prepared", seed)) is not None:
             sidecars = (given.sidecar(METHOD, target, seed)["notes"] for target in served)

@@ -42,8 +42,8 @@ def contents(params: Params) -> Iterator[tuple[Path, dict[str, Any]]]:
             "memorize": {key: value for key, value in of_unlearn.items() if key != "unlearning_seeds"},
         }
         parameters |= dict.fromkeys(("leaderboard", "timings", "figures"), whole | {"methods": entries})
-        used = {entry: methods.consists_of(params, entry, name) for entry in entries} if section.studies else {}
-        parameters["study"] = whole | {"methods": used}
+        used = {entry: methods.consists_of(params, entry, name) for entry in entries}
+        parameters["study"] = of_unlearn | {"studies": section.studies, "methods": used} if section.studies else {}
         for stage, values in parameters.items():
             yield store.plan_file(stage, name), {"code": code(stage), "parameters": values}
         for entry in entries:

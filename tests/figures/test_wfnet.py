@@ -45,7 +45,7 @@ def made_rows(classes: int = 3, seeds=(0, 1), steps=(0, 4, 9)) -> pd.DataFrame:
 def given(**changed) -> SimpleNamespace:
     """A benchmark without studies and without runs of the method."""
     base = {"benchmark": "made", "params": SimpleNamespace(methods={}), "targets": [], "study": lambda name: None}
-    return SimpleNamespace(**base | {"section": SimpleNamespace(seeds=[0, 1])} | changed)
+    return SimpleNamespace(**base | {"section": SimpleNamespace(seeds=[0, 1], left_out=lambda method: "")} | changed)
 
 
 def test_nothing_is_drawn_where_there_is_nothing():

@@ -1,13 +1,7 @@
-"""The leaderboard's tables and page from small run tables made by hand."""
+"""The leaderboard's tables from small run tables made by hand."""
 
 import json
 import math
-import os
-import re
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +14,8 @@ from bench.errors import BadInput
 from bench.figures import suite
 from bench.figures.style import save
 from bench.metrics.comparisons import critical_difference, rank_stability
-from bench.report import page, tables, text
+from bench.report import tables, text
+from bench.report.timings import TIMING_COLUMNS, timings
 from bench.stages import attack, figures
 
 SEEDS = [0, 1, 2]
@@ -91,14 +86,6 @@ def write_tables(method: str, card_: dict, failed: set = frozenset(), reason: st
     pd.DataFrame(rows, columns=attack.RUN_COLUMNS).to_csv(folder / "runs.csv", index=False)
     pd.DataFrame(classes, columns=attack.CLASS_COLUMNS).to_csv(folder / "classes.csv", index=False)
     store.write_json(folder / "method.json", card_)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_tables("original", card())
-    write_tables("retrain", card())
-    return tmp_path
 
 
 def build(**methods):
@@ -274,20 +261,17 @@ def test_a_shared_round_is_marked_and_explained(folder):
     extra = runs[runs["metric"] == "UA"].assign(metric="round_targets", value=3)
     path = store.table_folder("bench-a", "salun") / "runs.csv"
     pd.concat([runs, extra]).to_csv(path, index=False)
-    settings, judged, table = build(salun={})
+    _, _, table = build(salun={})
     markdown = text.leaderboard(table)
     assert "0.25x† |" in next(line for line in markdown.splitlines() if line.startswith("| salun"))
     assert text.SHARED_MEANING in markdown
-    html = page.render(settings, judged=judged, table=table)
-    assert "0.25x†" in html
-    assert "one round serves" in html
     _, _, plain = build()
     assert text.SHARED not in text.leaderboard(plain)
 
 
 def test_failed_runs_take_their_seed_out_and_are_told(folder):
     write_tables("salun", card(), failed={("class-1", 2)})
-    settings, judged, table = build(salun={})
+    _, _, table = build(salun={})
     row = find(table, request="class", method="salun", metric="UA")
     assert row["n"] == 2
     assert row["status"] == "failed: 1 of 6 runs; ValueError: boom"
@@ -295,35 +279,22 @@ def test_failed_runs_take_their_seed_out_and_are_told(folder):
     assert find(table, request="random", method="salun", metric="UA")["status"] == "ok"
     markdown = next(line for line in text.leaderboard(table).splitlines() if line.startswith("| salun (failed"))
     assert markdown.count("(n=2)") == len(METRICS) + 2  # and avg_gap and samples
-    assert "<small>2 seeds</small>" in page.render(settings, judged=judged, table=table)
 
 
 def test_a_method_that_fails_throughout_has_a_row_without_numbers(folder):
     write_tables("salun", card(), failed={(t, s) for t in ("class-0", "class-1") for s in SEEDS})
-    settings, judged, table = build(salun={})
+    _, _, table = build(salun={})
     row = find(table, request="class", method="salun")
     assert row["status"].startswith("failed: 6 of 6 runs")
     assert row["n"] == 0
     assert math.isnan(row["mean"])
     assert "failed: 6 of 6 runs" in text.leaderboard(table)
-    assert "ValueError: boom" in page.render(settings, table, judged)
-
-
-def test_without_a_retrain_the_page_says_that_there_are_no_gaps(folder):
-    shutil.rmtree(store.table_folder("bench-a", "retrain"))
-    write_tables("retrain", card(), failed={(t, s) for t in ("class-0", "class-1", "random") for s in SEEDS})
-    settings, judged, table = build()
-    html = page.render(settings, table, judged)
-    assert html.count("No retrain succeeded here") == 2
-    assert "nan" not in html.split("<script")[0]
-    assert find(table, request="class", method="original", metric="UA")["mean"] > 0
 
 
 def test_a_request_that_a_method_does_not_serve_is_shown_as_such(folder):
     write_tables("kodge", card(serves=["class"]))
-    settings, judged, table = build(kodge={})
+    _, _, table = build(kodge={})
     assert find(table, request="random", method="kodge")["status"] == "not served"
-    assert "does not serve this request" in page.render(settings, table, judged)
     suite.gap_to_retrain(table[table["request"] == "random"], "t")  # draws without it
 
 
@@ -383,38 +354,6 @@ def test_rows_for_dvc_plots_stand_in_percent_by_average_gap(folder):
     assert gaps.is_monotonic_increasing
 
 
-def test_page_loads_nothing_from_elsewhere_and_is_the_same_twice(folder):
-    settings, judged, table = build()
-    html = page.render(settings, table, judged)
-    assert html == page.render(settings, table, judged)
-    loaded = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)|url\(([^)]+)\)|import\(["']([^"']+)""", html)
-    sources = [next(filter(None, found)) for found in loaded]
-    outside = [
-        s
-        for s in sources
-        if not s.startswith(("#", "data:")) and s not in {"leaderboard.csv", "leaderboard.md", "timings.md"}
-    ]
-    assert outside == []
-
-
-def test_page_links_papers_and_escapes_what_it_is_given(folder):
-    evil = "<script>alert(1)</script>"
-    write_tables(
-        "salun", card(title=evil, authors="A", venue="V", year=2024, url="https://example.org"), {("random", 0)}, evil
-    )
-    html = page.render(*(lambda s, j, t: (s, t, j))(*build(salun={})))
-    assert evil not in html
-    assert html.count("&lt;script&gt;alert(1)") == 2
-    assert 'href="https://example.org"' in html
-
-
-def test_rows_read_without_javascript(folder):
-    settings, judged, table = build()
-    body = page.render(settings, table, judged).split("<tbody>")[1]
-    first, second = re.findall(r'<a href="#method-([a-z_]+)">', body)[:2]
-    assert (first, second) == ("original", "retrain")
-
-
 def write_costs(method, seconds, hardware="machine A"):
     runs = [
         {
@@ -442,8 +381,8 @@ def test_seconds_are_compared_on_equal_hardware_alone(folder):
     write_costs("original", 1.0, "machine B")
     write_costs("retrain", 3.0)
     write_costs("salun", 1.0)
-    table = tables.timings(params(salun={}))
-    assert list(table.columns) == tables.TIMING_COLUMNS
+    table = timings(params(salun={}))
+    assert list(table.columns) == TIMING_COLUMNS
     assert find(table, request="class", method="salun", metric="seconds")["ratio"] == pytest.approx(2 / 4)
     assert math.isnan(find(table, request="class", method="original", metric="seconds")["ratio"])
     assert find(table, request="class", method="original", metric="flops")["ratio"] == 1
@@ -485,7 +424,7 @@ def test_break_even_by_hand(folder):
     write_shared("salun", 35, 2)
     write_shared("finetune", 1, 10)
     _, _, table = build(salun={}, finetune={})
-    timed = tables.timings(params(salun={}, finetune={}))
+    timed = timings(params(salun={}, finetune={}))
     expected = {"original": 1, "retrain": 1, "salun": 5, "finetune": math.inf}
     for method, value in expected.items():
         where = {"request": "class", "method": method}
@@ -522,34 +461,6 @@ def test_heat_map_shows_the_accuracies(folder):
     np.testing.assert_allclose(shown, [[0, 10, 20], [0, 10, 20]], atol=1e-9)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine to open the page in")
-def test_in_a_browser_tables_sort_with_references_pinned_and_no_request_leaves(folder):
-    """A click on UA's head sorts by the distance to retrain; the browser's own log names every request."""
-    write_tables("salun", card())
-    write_tables("kodge", card())
-    settings, judged, table = build(salun={}, kodge={})
-    table.loc[(table["method"] == "salun") & (table["metric"] == "UA"), "gap"] = 0.5
-    table.loc[(table["method"] == "kodge") & (table["metric"] == "UA"), "gap"] = -0.001
-    click = """<script>setTimeout(() => { const t = document.querySelector("#table-bench-a-class");
-      t.querySelectorAll("thead th")[3].click();
-      setTimeout(() => { document.title = "ORDER " + [...t.querySelectorAll("td.method a")].map(a => a.innerText) },
-      300) }, 1500)</script>"""
-    (folder / "page.html").write_text(page.render(settings, table, judged).replace("</body>", click + "</body>"))
-    with tempfile.TemporaryDirectory() as profile:
-        log = Path(profile) / "net.json"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        flags += ["--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={profile}"]
-        flags += [f"--log-net-log={log}", "--virtual-time-budget=6000", "--dump-dom", f"file://{folder}/page.html"]
-        own = os.environ | {"HOME": profile, "XDG_CONFIG_HOME": profile, "XDG_CACHE_HOME": profile}  # leaves nothing
-        dom = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120, env=own).stdout
-        requested = re.findall(r'"url":"(https?://[^"]+)"', log.read_text()) if log.exists() else []
-    assert "<title>ORDER original,retrain,kodge,salun</title>" in dom
-    assert [url for url in requested if "google" not in url] == []  # Chromium looks up its maker's hosts by itself
-
-
 def test_what_is_left_out_says_why_and_is_no_failure(folder):
     write_tables("slow", card())
     settings = params(slow={})
@@ -563,7 +474,6 @@ def test_what_is_left_out_says_why_and_is_no_failure(folder):
     rows = table[table["method"] == "slow"]
     assert list(rows["status"].unique()) == ["left out: hours of <it>"]
     assert "| slow (left out: hours of <it>) | - |" in text.leaderboard(table)
-    assert "left out: hours of &lt;it&gt;" in page.render(settings, table, judged)
 
 
 def test_without_an_oracle_values_stand_without_gaps(folder):
@@ -585,7 +495,6 @@ def test_without_an_oracle_values_stand_without_gaps(folder):
         "left out: the pretrained weights have seen the training set"
     ]
     assert "left out: the pretrained weights" in text.leaderboard(table)
-    assert "nothing can be said of the gaps" in page.render(settings, table, judged)
     figures.run(settings, "bench-a")
     drawn = {path.stem for path in (folder / "reports/bench-a/figures").iterdir()}
     assert drawn == {"class-accuracy-per-class", "random-accuracy-per-class"}
