@@ -40,7 +40,7 @@ def column(table: dict, name: str) -> list[str]:
 def test_training_speed(table):
     found = table("training_speed", name="training_speed")
     assert column(found, "precision") == ["float32", "bf16"]
-    assert all(float(rate.replace(",", "")) > 0 for rate in column(found, "images a second"))
+    assert all(rate.replace(",", "").isdigit() for rate in column(found, "images a second"))
 
 
 def test_scaling(table, monkeypatch):

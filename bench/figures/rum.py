@@ -24,7 +24,7 @@ from bench.requests import EntangledRequest, MemorizedRequest
 LEVELS = ("low", "medium", "high")
 KINDS = {  # of requests -> what they go by, and what is measured then
     "memorized": "level of memorization; below: its mean",
-    "entangled": "level of entanglement (distance); below: ES",
+    "entangled": "level of entanglement, by distance to the centre; below: ES",
 }
 SINGLE = (  # the algorithms that the paper compares
     "original",

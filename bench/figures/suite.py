@@ -1,7 +1,7 @@
 """The suite's own figures: gap to retrain, forgetting against cost, accuracy per class, and what ranks are worth."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.figures.style import COLOURS, STYLE
 from bench.metrics import comparisons
 from bench.metrics.comparisons import DIFFERENT, INDISTINGUISHABLE, UNDECIDED, CriticalDifference
 from bench.report import tables, text
+from bench.report.flags import controls
 
 DECADES = [-100, -10, -1, 0, 1, 10, 100]
 VERDICTS = {INDISTINGUISHABLE: (COLOURS[2], "o"), UNDECIDED: ("#666666", "D"), DIFFERENT: (COLOURS[1], "s")}
@@ -30,13 +31,14 @@ def figures(given: Given) -> Iterator[tuple[str, Figure]]:
         (each.benchmark, each.request): each.values["retrain"].groupby(level="seed").mean()
         for each in tables.compared(params, given.judged)
     }
+    apart = controls(params, {m: given.judged.cards[benchmark, m]["card"] for m in params.methods})
     for request, _, targets in tables.requests(given.section):
         here, title = table[table["request"] == request], f"{benchmark}, request {request}"
         classes = given.judged.classes[given.judged.classes["target"].isin(targets)]
         yield f"{request}-accuracy-per-class", accuracy_per_class(classes, list(params.methods), title)
         if here["gap"].notna().any():
             yield f"{request}-gap-to-retrain", gap_to_retrain(here, title)
-            yield f"{request}-forgetting-against-cost", forgetting_against_cost(here, title)
+            yield f"{request}-forgetting-against-cost", forgetting_against_cost(here, title, apart)
             if len(per_seed := retrains[benchmark, request]) > 1:
                 yield f"{request}-noise-floors", noise_floors(here, per_seed, title)
         if len(of_request := ranks[ranks["request"] == request]):
@@ -92,19 +94,22 @@ def gap_to_retrain(here: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
+def forgetting_against_cost(here: pd.DataFrame, title: str, apart: Collection[str] = ()) -> Figure:
     """Average gap to retrain against cost, both on logarithmic axes that have a 0; the lower left is best.
 
-    The Pareto front, filled and joined by steps, is of those that no other method matches in both and beats in one.
+    The Pareto front, filled and joined by steps, is of those that no other method matches in both and beats in one;
+    references and controls stand apart.
     Within the grey band gaps say little: it is the mean of the noise floors of the four metrics that are averaged.
 
     Args:
         here: the leaderboard's rows of one benchmark and request; without FLOPs, cost is in samples.
+        apart: references and controls.
     """
     unit = "flops" if "flops" in set(here["metric"]) else "samples"
     table = pd.DataFrame({name: _means(here, metric) for name, metric in {"cost": unit, "gap": "avg_gap"}.items()})
     table = table.dropna().assign(gap=lambda t: 100 * t["gap"])
-    front = pareto_front(table)
+    aside = table[table.index.isin(apart)]
+    front = pareto_front(table.drop(aside.index))
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 4.6))
         if (floor := 100 * here.loc[(here["method"] == "retrain") & here["metric"].isin(GAPS), "floor"].mean()) > 0:
@@ -112,9 +117,12 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         steps = table.loc[front]
         looks: Any = {"marker": "o", "ms": 5, "color": COLOURS[0], "mec": "black", "mew": 0.8, "lw": 1.2, "zorder": 4}
         axis.step(steps["cost"], steps["gap"], where="post", label="Pareto front", **looks)
-        beaten = table.drop(front)
+        beaten = table.drop([*front, *aside.index])
         looks = {"marker": "s", "s": 26, "color": "white", "edgecolor": "black", "lw": 0.8, "zorder": 3}
         axis.scatter(beaten["cost"], beaten["gap"], label="another is as good in both", **looks)
+        looks = {"marker": "x", "s": 26, "color": "black", "lw": 1, "zorder": 3}
+        if len(aside):
+            axis.scatter(aside["cost"], aside["gap"], label="reference or control", **looks)
         if "retrain" in table.index:
             axis.axvline(1, color="black", lw=0.8, ls=":")
         logarithmic(axis, "x", table["cost"])
@@ -122,10 +130,10 @@ def forgetting_against_cost(here: pd.DataFrame, title: str) -> Figure:
         axis.set_xlabel(f"{'FLOPs' if unit == 'flops' else 'samples passed'}, relative to retraining")
         axis.set_ylabel("average gap to retrain (percentage points)")
         axis.set_title(title, fontsize=10)
-        figure.legend(loc="outside lower center", fontsize=8, ncols=3)
-        ordered = [*front, *beaten.index]
+        figure.legend(loc="outside lower center", fontsize=8, ncols=4)
+        ordered = [*front, *beaten.index, *aside.index]
         corners = [point for a, b in pairwise(steps.to_numpy()) for point in (a, (b[0], a[1]), b)]
-        corners += [(1, axis.get_ylim()[1])] if "retrain" in front else []
+        corners += [(1, axis.get_ylim()[1])] if "retrain" in table.index else []
         label_points(axis, [tuple(table.loc[m, ["cost", "gap"]]) for m in ordered], ordered, corners)
     return figure
 

@@ -68,6 +68,8 @@ def retrained(given: Given) -> dict[int, tuple[float, float]]:
         if len(target.classes) == 1:
             grid = table[table["target"] == target.name].pivot_table(index="seed", columns="class", values="accuracy")
             (c,) = target.classes
+            if c not in grid:
+                continue
             found[c] = float(grid[c].mean()), float(grid.drop(columns=c).min(axis=1).mean())
     return found
 

@@ -6,6 +6,7 @@ has a shape or a dash of its own.
 
 import json
 import math
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -51,11 +52,14 @@ def _config(chart: Any) -> Any:
     )
 
 
-def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def pareto(
+    methods: dict[str, Any], cards: dict[str, dict[str, Any]], apart: Collection[str] = ()
+) -> dict[str, Any] | None:
     """Average gap against cost, relative to retraining, and the line of what is not beaten on both.
 
     Args:
         methods: of each method its rows by metric.
+        apart: controls.
 
     Returns:
         A Vega-Lite specification; None if fewer than two methods have a gap and a cost.
@@ -68,7 +72,7 @@ def pareto(methods: dict[str, Any], cards: dict[str, dict[str, Any]]) -> dict[st
             ranks = "" if math.isnan(gap.rank) else f"{gap.rank:.0f} ({gap.rank_low:.0f}–{gap.rank_high:.0f})"
             of_card = ", ".join(n for n in access(cards[method]) if n in {"training-free", "retain-free"})
             kind = "reference" if method in PINNED else of_card or "trains on retained data"
-            kind = "control" if kind != "reference" and not cards[method]["paper"] else kind
+            kind = "control" if kind != "reference" and method in apart else kind
             kind = ", ".join(sorted(kind.split(", "), reverse=True))
             point = {"method": method, "cost": round(spent, 4), "gap": round(100 * gap.mean, 4)}
             found.append(point | {"rank": ranks, "kind": kind})

@@ -85,13 +85,15 @@ def latex(name: str, here: pd.DataFrame) -> Pieces:
         (
             [],
             f"% {name}: mean and 95 % interval over {seeds} seeds, in percent, costs relative to retraining; needs "
-            f"\\usepackage{{booktabs}}\n% {text.MARKS_MEANING}.\n"
+            f"\\usepackage{{booktabs}}\n% {text.MARKS_MEANING}. {text.SHARED} {text.SHARED_MEANING}.\n"
             f"\\begin{{tabular}}{{l{'r' * len(shown)}}}\n\\toprule\n{head} \\\\\n\\midrule\n",
         )
     ]
     for method in text.ordered(here):
         rows = {r.metric: r for r in here[here["method"] == method].itertuples()}
-        lines = [" & ".join([_latex(method), *(_cell(rows.get(m)) for m in shown)])]
+        shared = "round_targets" in rows
+        cells = [_cell(rows.get(m), seeds) + _latex(text.SHARED) * (shared and m == "samples") for m in shown]
+        lines = [" & ".join([_latex(method), *cells])]
         if method == "retrain":
             floors = [text.number(m, rows[m].floor) if m in rows and m not in COSTS else "-" for m in shown]
             lines.append(" & ".join([r"\quad noise floor", *("--" if f == "-" else rf"$\pm$ {f}" for f in floors)]))
@@ -99,13 +101,15 @@ def latex(name: str, here: pd.DataFrame) -> Pieces:
     return [*parts, ([], "\\bottomrule\n\\end{tabular}\n")]
 
 
-def _cell(row: Any) -> str:
+def _cell(row: Any, seeds: int) -> str:
+    """Of one metric; n where it is smaller than the table's."""
     if row is None:
         return "--"
     parts = [_latex(text.number(row.metric, row.mean).replace("x", "×")).replace("×", r"$\times$")]
     if interval := text.interval(row):
         parts.append(rf"{{\scriptsize {interval}}}")
-    return " ".join([*parts, *([_latex(text.mark(row))] if text.mark(row) else [])])
+    few = [rf"{{\scriptsize ($n={row.n}$)}}"] if row.n < seeds else []
+    return " ".join([*parts, *([_latex(text.mark(row))] if text.mark(row) else []), *few])
 
 
 def _latex(plain: str) -> str:

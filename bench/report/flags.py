@@ -1,9 +1,10 @@
 """What a method may touch, what is wrong with its numbers, what follows for a reader: by rules that the page states."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from bench.config import Params
 from bench.metrics.comparisons import DIFFERENT
 from bench.report.tables import AVERAGED, PINNED
 
@@ -60,25 +61,36 @@ def flags(method: str, status: str, rows: Rows, card: Mapping[str, Any]) -> list
     return found
 
 
+def controls(params: Params, cards: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Entries that stand for no method of their own: without a paper (references too), or variants of another one."""
+    return {m for m in params.methods if not cards[m]["paper"] or params.file(m) != m}
+
+
 def cost(rows: Rows) -> float:
     """FLOPs relative to retraining, or samples passed where FLOPs are not known; NaN where neither is."""
     return next((float(rows[m].mean) for m in ("flops", "samples") if m in rows), math.nan)
 
 
 def advice(
-    methods: Mapping[str, Rows], cards: Mapping[str, Mapping[str, Any]], bad: Mapping[str, list[str]]
+    methods: Mapping[str, Rows],
+    cards: Mapping[str, Mapping[str, Any]],
+    bad: Mapping[str, list[str]],
+    apart: Collection[str] = (),
 ) -> list[tuple[str, str, str]]:
     """Which method to use on one request: (question, method or nothing, why), from the table alone.
 
-    Asked are published methods (a control, which has no paper, hides what it should forget) that cost less than
+    Asked are published methods, not `controls` (which may hide what they should forget), that cost less than
     retraining and are not flagged as `RULED_OUT`.
+
+    Args:
+        apart: the controls.
     """
     asked = {
         m: rows
         for m, rows in methods.items()
         if m not in PINNED
         and "avg_gap" in rows
-        and cards[m]["paper"]
+        and m not in apart
         and not cost(rows) >= 1
         and not set(RULED_OUT) & set(bad[m])
     }
@@ -93,7 +105,8 @@ def advice(
     def facts(m: str) -> str:
         spent = cost(asked[m])
         told = f"{100 * asked[m]['avg_gap'].mean:.2f} points from retrain on average"
-        return told + ("." if math.isnan(spent) else f", at {spent:.2f} times its cost.")
+        unit = "FLOPs" if "flops" in asked[m] else "passes"
+        return told + ("." if math.isnan(spent) else f", at {spent:.2f} times its {unit}.")
 
     best = nearest(list(asked))
     ties = [m for m in asked if m != best and asked[m]["avg_gap"].rank_low <= asked[best]["avg_gap"].rank_high]

@@ -26,7 +26,7 @@ from bench.metrics.comparisons import INDISTINGUISHABLE
 from bench.report import charts, evidence, text
 from bench.report.downloads import links
 from bench.report.evidence import Evidence
-from bench.report.flags import ACCESS, FLAGS, RULED_OUT, Rows, access, advice, flags
+from bench.report.flags import ACCESS, FLAGS, RULED_OUT, Rows, access, advice, controls, flags
 from bench.report.tables import COSTS, LEFT_OUT, NOT_SERVED, PINNED, Judged, requests
 
 LAST = 1e9  # where a cell without a gap goes when the table is sorted
@@ -123,7 +123,8 @@ def section(params: Params, judged: Judged, name: str, request: str, here: pd.Da
         rows.append(board_row(method, values, shown, len(benchmark.seeds)))
         rows[-1] |= {"status": status, "absent": absent, "flags": bad[method], "access": access(cards[method])}
     floors = here[here["method"] == "retrain"].set_index("metric")["floor"]
-    chart = charts.pareto(served, cards)
+    apart = controls(params, cards)
+    chart = charts.pareto(served, cards, apart)
     papers = {m: card["paper"] for m, card in cards.items()}
     return {
         "id": f"{name}-{request}",
@@ -140,7 +141,7 @@ def section(params: Params, judged: Judged, name: str, request: str, here: pd.Da
         ],
         "rows": rows,
         "no_gaps": not len(floors) or here.loc[here["method"] == "retrain", "n"].max() == 0,
-        "advice": advice({m: rows for m, rows in served.items() if params.file(m) == m}, cards, bad),  # no variants
+        "advice": advice(served, cards, bad, apart),
         "untouched": untouched(served),
         "downloads": links(f"{name}-{request}", here, papers),
         "chart": chart,

@@ -71,7 +71,7 @@ EXPLANATION = """\
 All in percent, differences in percentage points. ± is the spread that the source prints, [ ] a 95 % interval, of ours
 as on the leaderboard. The interval of a difference joins both sides' and adds half a unit of the last digit printed;
 theirs is Student's, from their spread and its number of runs or classes. Where they print no spread, ours over seeds
-stands for it, and their number counts as one more run, or as many as they say; *In spreads* says whose its unit is. A
+stands for it, and their number counts as one more run; *In spreads* says whose its unit is. A
 match with a wide interval says little, and of a hundred true matches some five are called different by chance.
 
 The same as a figure: [reproduction.pdf](figures/reproduction.pdf); in LaTeX, as the papers lay it out: [latex](latex);
@@ -154,12 +154,12 @@ def judge(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     spread, whose = theirs["spread"], "theirs"
     own = (ours["ci_high"] - ours["ci_low"]) / 2 * math.sqrt(ours["n"]) / _quantile(ours["n"])
     if math.isnan(spread):
-        spread, whose, half = own, "ours", _quantile(ours["n"]) * own / math.sqrt(_number(theirs["n"]))
+        spread, whose, half = own, "ours", _quantile(ours["n"]) * own  # theirs counts as one run
     else:
         half = _quantile(theirs["n"]) * spread / math.sqrt(_number(theirs["n"]))
     below, above = ours["mean"] - ours["ci_low"], ours["ci_high"] - ours["mean"]
     if math.isnan(below):  # one run of ours, as if one of theirs
-        below = above = _quantile(theirs["n"]) * theirs["spread"]
+        below = above = 0.0 if math.isnan(theirs["mean"]) else _quantile(theirs["n"]) * theirs["spread"]
     if math.isnan(theirs["mean"]):  # a range: the difference is to its nearer end, and has no interval
         low, high = (b if not math.isnan(b) else a for b, a in ((theirs["low"], -math.inf), (theirs["high"], math.inf)))
         difference = ours["mean"] - min(max(ours["mean"], low), high)

@@ -372,10 +372,11 @@ def metric_rows(values: pd.DataFrame, each: Compared, method: str) -> list[dict[
         row = {"metric": metric, "mean": own.mean(), "ci_low": low, "ci_high": high, "n": len(own)}
         if has_target(metric) and metric in reference and reference[metric].notna().any():
             retrain = reference[metric].dropna().to_numpy()
+            gap = own.mean() - retrain.mean()
             if metric.startswith(AGAINST_RETRAINS):
                 retrain = apart(retrain)
             test = equivalence(own, retrain)
-            row |= {"gap": test.gap, "floor": noise_floor(retrain, len(own)), "margin": test.margin}
+            row |= {"gap": gap, "floor": noise_floor(retrain, len(own)), "margin": test.margin}
             if method != "retrain":
                 row |= dict(zip(["gap_low", "gap_high"], bounds.get(metric, ()), strict=False))
                 row |= {"p_equivalence": test.p, "verdict": test.verdict}

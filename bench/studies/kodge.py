@@ -142,7 +142,8 @@ class Start:
         return unlearn.target_problem(self.params, self.name, method, target, self.seed)
 
     def judged(self, model: nn.Module, target: Target) -> dict[str, float]:
-        logits = setting.to_numpy(setting.all_logits(model, {split: self.splits[split] for split in store.SPLITS}))
+        splits = {split: self.splits[split] for split in store.SPLITS}
+        logits = unlearn.checked_logits(model, splits, self.dataset.classes)
         return accuracies(Judged.of(logits, self.dataset, target))
 
     def per_class(self, model: nn.Module) -> list[float]:

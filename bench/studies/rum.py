@@ -138,7 +138,9 @@ def entry(params: Params, name: str, method: str) -> Method:
 
 def judged(name: str, section: Benchmark, model: nn.Module, target: Target) -> Judged:
     """The network's predictions, as the stage `attack` cuts them."""
-    logits = setting.to_numpy(setting.all_logits(model, setting.samples(store.dataset_folder(name), section)))
+    splits = setting.samples(store.dataset_folder(name), section)
+    _, classes = setting.shape_of(splits["train"])
+    logits = unlearn.checked_logits(model, {split: splits[split] for split in store.SPLITS}, classes)
     return Judged.of(logits, attack.trained_on(name, section.corruption), target)
 
 

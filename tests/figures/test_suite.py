@@ -47,6 +47,15 @@ def test_the_front_is_what_a_search_over_all_pairs_leaves():
     assert table.loc[found, "gap"].is_monotonic_decreasing
 
 
+def test_references_and_controls_stand_apart_from_the_front():
+    """Without retrain, which costs 1 and is nearest, what is next to it stands on the front."""
+    (axis,) = suite.forgetting_against_cost(board(), "t", {"retrain"}).axes
+    (front,) = (line for line in axis.lines if line.get_label() == "Pareto front")
+    assert [1, 0] not in front.get_xydata().tolist()
+    aside = next(c for c in axis.collections if c.get_label() == "reference or control")
+    assert [tuple(point) for point in aside.get_offsets()] == [(1, 0)]
+
+
 def test_the_chart_fills_and_joins_the_front_and_hollows_the_rest():
     figure = suite.forgetting_against_cost(board(), "t")
     (axis,) = figure.axes

@@ -212,9 +212,9 @@ def test_advice_by_hand():
     plain = {"paper": PAPER, "reads": ["forget", "retain"], "labels": True, "trains": True}
     cards = dict.fromkeys(rows, plain) | {"masked": plain | {"paper": None}, "free": plain | {"trains": False}}
     bad = {name: [] for name in rows} | {"broken": ["utility collapse"]}
-    found = {question: (name, why) for question, name, why in advice(rows, cards, bad)}
+    found = {question: (name, why) for question, name, why in advice(rows, cards, bad, {"masked"})}
     assert found["Nearest to retrain"][0] == "near"
-    assert found["Nearest to retrain"][1].startswith("1.00 points from retrain on average, at 0.80 times its cost.")
+    assert found["Nearest to retrain"][1].startswith("1.00 points from retrain on average, at 0.80 times its FLOPs.")
     assert "it may as well be cheap." in found["Nearest to retrain"][1]
     assert found["Cheapest without a ≠ on UA, RA, TA and MIA (SalUn)"][0] == "cheap"
     assert found["Without training"][0] == "free"

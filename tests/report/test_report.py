@@ -177,6 +177,21 @@ def test_a_metric_of_some_seeds_is_ranked_and_bounded_by_these_alone(folder):
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((min(extremes), max(extremes)))
 
 
+def test_of_two_retrains_a_distance_to_the_other_has_a_gap_and_no_floor(folder):
+    """Asymmetric, as KL is, so that the two values differ."""
+    for method in ("original", "retrain"):
+        path = store.table_folder("bench-a", method) / "runs.csv"
+        runs = pd.read_csv(path, dtype=tables.RUN_TYPES)
+        kl = runs[(runs["metric"] == "UA") & (runs["seed"] < 2)].assign(metric="kl_run_retrain_test")
+        pd.concat([runs, kl]).to_csv(path, index=False)
+    _, _, table = build()
+    where = {"request": "random", "metric": "kl_run_retrain_test"}
+    assert find(table, **where, method="retrain")["gap"] == 0
+    row = find(table, **where, method="original")
+    assert row["gap"] == pytest.approx(0.1)
+    assert math.isnan(row["floor"])
+
+
 def test_numbers_beside_a_metric_have_no_target(folder):
     path = store.table_folder("bench-a", "original") / "runs.csv"
     for method in ("original", "retrain"):
