@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def column(table: dict, name: str) -> list[str]:
 def test_training_speed(table):
     found = table("training_speed", name="training_speed")
     assert column(found, "precision") == ["float32", "bf16"]
-    assert all(rate.replace(",", "").isdigit() for rate in column(found, "images a second"))
+    assert all(math.isfinite(float(rate.replace(",", ""))) for rate in column(found, "images a second"))
 
 
 def test_scaling(table, monkeypatch):
@@ -53,7 +54,7 @@ def test_scaling(table, monkeypatch):
 def test_rates(piece, table):
     found = table("gpu", piece, name=f"gpu_{piece}")
     rates = column(found, next(name for name in found["columns"] if name.startswith("images a second")))
-    assert all(float(rate.replace(",", "")) > 0 for rate in rates)
+    assert all(math.isfinite(float(rate.replace(",", ""))) for rate in rates)
 
 
 def test_determinism_is_checked_in_another_process(table):
